@@ -25,7 +25,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from ..config import Config
-from ..errors import LimitExceeded, StoreError, UnknownChannel
+from ..errors import LimitExceeded, StoreError, Unavailable, UnknownChannel
 from ..publication import channel_fault
 from ..rules.json_text import encode
 from ..runtime.tasks import shared, write_changes
@@ -75,9 +75,13 @@ class Presence:
         self._asked: dict[tuple[str, str], asyncio.Future[bytes]] = {}
 
     def enter(self, channel: str, client: str, info: bytes, announced: bool) -> None:
-        """``info`` is the protocol's ClientInfo in JSON; ``announced`` is whether the channel gets a join now, and a leave one day."""
-        self._present[channel, client, announced] = info
-        self._change(channel, client, info, announced)
+        """``info`` is the protocol's ClientInfo in JSON; ``announced`` is whether the channel gets a join now, and a leave one day.
+
+        A client that is there already has this info from now on, and is not announced again.
+        """
+        if self._present.get((channel, client, announced)) != info:
+            self._present[channel, client, announced] = info
+            self._change(channel, client, info, announced)
 
     def leave(self, channel: str, client: str, announced: bool) -> None:
         """``announced`` as when the client entered. Leaving without having entered changes nothing."""
@@ -165,8 +169,7 @@ class Presence:
         async with self._one_writes:
             self._writing, self._changes = self._changes, {}
             try:
-                self._left.append((self._now() + self._listed_seconds, await self._write(self._process, self._writing)))
-                await self._unlist_left()
+                await self._write_own()
             except (StoreError, asyncio.CancelledError):
                 older, newer = self._writing, self._changes
                 for channel, clients in newer.items():
@@ -175,6 +178,23 @@ class Presence:
                 raise
             finally:
                 self._writing = {}
+
+    async def _write_own(self) -> None:
+        try:
+            await self._write_and_unlist(self._writing)
+        except Unavailable:
+            raise
+        except StoreError:
+            # A Valkey whose memory is full lists nobody who came. Those who left need no memory: they are not to be seen until it has some again.
+            gone = _only(self._writing, came=False)
+            if gone:
+                await self._write_and_unlist(gone)
+                self._writing = _only(self._writing, came=True)
+            raise
+
+    async def _write_and_unlist(self, changes: Changes) -> None:
+        self._left.append((self._now() + self._listed_seconds, await self._write(self._process, changes)))
+        await self._unlist_left()
 
     async def _write(self, process: str, changes: Changes) -> list[tuple[str, str]]:
         """The registry is always a superset of what is in presence: clients that came are listed first. Returns who left which channel, to be
@@ -314,6 +334,14 @@ def _each(changes: Changes) -> Iterator[tuple[str, str, bytes]]:
     for channel, clients in changes.items():
         for client, (info, _) in clients.items():
             yield channel, client, info
+
+
+def _only(changes: Changes, *, came: bool) -> Changes:
+    """Those of clients that came, or of those that left."""
+    some = {
+        channel: {client: change for client, change in clients.items() if bool(change[0]) is came} for channel, clients in changes.items()
+    }
+    return {channel: clients for channel, clients in some.items() if clients}
 
 
 def _by_channel(changes: Changes) -> Iterator[_Part]:

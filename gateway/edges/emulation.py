@@ -199,6 +199,7 @@ class EmulationStream(SessionOutlet):
         session = self._forget()
         if session is not None:
             session.closed()
+        self.output.finish(abort=False)
 
 
 # Requests.

@@ -103,6 +103,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.remove(self)
         self._forget_requests()
+        self._unset_keepalive_if_required()  # uvicorn's leaves the timer of a connection that was reset, which holds this object until it is over
         super().connection_lost(exc)
 
     def _forget_requests(self) -> None:

@@ -70,6 +70,7 @@ INTERNALS = (
     Internal(_HTTP, "timeout_keep_alive", None, "how long the wait for a request may last after those that were answered directly"),
     Internal(_STATE, "total_requests", None, "counts the requests that were answered directly"),
     Internal(_HTTP, "timeout_keep_alive_handler", (), "a closing connection has a time limit"),
+    Internal(_HTTP, "_unset_keepalive_if_required", (), "ends the timer of a connection that was reset, which would hold the connection"),
     Internal(_HTTP, "cycle", None, "the newest request: whether its response has begun, and is complete"),
     Internal(_HTTP, "scope", None, "its extensions lend the connection to streams"),
     Internal(_HTTP, "headers", None, "of the request that becomes a WebSocket"),

@@ -306,7 +306,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._end_session()
         self._rest = b""
         if self._protocol is not None:
-            self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
+            # A generator and its object hold each other, and so do an error and its object, by the traceback.
+            self._protocol.parser = self._protocol.parser_exc = None  # type: ignore[assignment]
 
     def _end_session(self) -> None:
         session, self._session = self._session, None

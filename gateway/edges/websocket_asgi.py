@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -20,7 +21,7 @@ from ..rules.protocol import PING, publication_json
 from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
-from .outlets import Buffered, SessionOutlet
+from .outlets import CLOSE_SECONDS, Buffered, SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
 from .websocket import NOT_UTF8, PATH, REASON_BYTES
 
@@ -57,7 +58,7 @@ class AsgiConnection(SessionOutlet):
         self._readable = asyncio.Event()
         self._readable.set()
         self._close: tuple[int, str] | None = None
-        self._output = Buffered(self._send_text, self.separator)
+        self._output = Buffered(_send_text(send), self.separator)
         self._output.carry(self, node.config.limits.waiting_bytes)
         self.write = self._output.write
 
@@ -81,6 +82,7 @@ class AsgiConnection(SessionOutlet):
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._end_session()
+            self._output.finish()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -107,7 +109,10 @@ class AsgiConnection(SessionOutlet):
             await self._readable.wait()
             await asyncio.sleep(0)  # a server that has read many messages returns them at once: other clients are served in between
             message = await self._receive_next()
-            if message["type"] != "websocket.receive" or self._session is None:
+            if message["type"] != "websocket.receive":
+                return
+            if self._session is None:
+                await asyncio.sleep(CLOSE_SECONDS)  # the close code is on its way, and ends ``run`` when it is sent
                 return
             text = message.get("text")
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
@@ -142,11 +147,15 @@ class AsgiConnection(SessionOutlet):
         if self._close is not None:
             await self._send_close(*self._close)
 
-    async def _send_text(self, text: bytes) -> None:
-        await self._send_next({"type": "websocket.send", "text": text.decode()})
-
     async def _send_close(self, code: int, reason: str) -> None:
         await self._send_next({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def _send_text(send: Send) -> Callable[[bytes], Awaitable[None]]:
+    async def send_text(text: bytes) -> None:
+        await send({"type": "websocket.send", "text": text.decode()})
+
+    return send_text
 
 
 async def serve_websocket(node: Node, path: str, scope: Scope, receive: Receive, send: Send) -> None:

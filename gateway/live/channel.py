@@ -165,7 +165,7 @@ class Channel(Opening):
     def observe_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
         """From now on the observer gets them; adding it twice changes nothing."""
         if self.observers is None:
-            self.observers = JoinsAndLeaves(self.name, self.slice_later)
+            self.observers = JoinsAndLeaves(self.name, self.mender.slices.later)  # not ours, which would hold the channel
         self.observers.add(observer)
 
     def ignore_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:

@@ -23,6 +23,8 @@ from .outlet import Outlet
 
 __all__ = ["ClientSubscription", "Owner", "client_info", "expiry", "seconds_left"]
 
+TTL_MOST = 2**32 - 1  # a uint32 of the protocol: SDKs of typed languages end a connection that brings more, as for a token until 9999999999
+
 
 class Owner(Protocol):
     """The session that a subscription belongs to, as far as the subscription uses it."""
@@ -190,11 +192,15 @@ class ClientSubscription(TimedSubscription):
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
         self.session.node.events.subscribed(self.session.identity, self.session.client, self)
-        if rules.presence or rules.announces:
-            self.present = True
-            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
+        self.present = rules.presence or rules.announces
+        self.show()
         if self._gets_moves:
             self.channel.observe_joins_and_leaves(self)
+
+    def show(self) -> None:
+        """If its client is in presence, that shows it as it is now."""
+        if self.present:
+            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, self.rules.announces)
 
     @property
     def _gets_moves(self) -> bool:
@@ -277,5 +283,5 @@ def expiry(expires_at: float) -> dict[str, bytes]:
 
 
 def seconds_left(expires_at: float) -> int:
-    """Whole seconds until a unix time, at least 1; 0 for an expiry of 0, which is none."""
-    return max(1, round(expires_at - time.time())) if expires_at else 0
+    """Whole seconds until a unix time, at least 1 and at most TTL_MOST; 0 for an expiry of 0, which is none."""
+    return min(max(1, round(expires_at - time.time())), TTL_MOST) if expires_at else 0

@@ -73,6 +73,8 @@ class HandledSession(Owner, Protocol):
 
     def watch_deadlines(self) -> None: ...
 
+    def replace_identity(self, identity: Identity) -> None: ...
+
 
 def since_of(request: Since) -> Position | None:
     """The position a client wants to recover from; None to start at the top. Raises BadRequest for one that cannot be."""
@@ -286,8 +288,7 @@ def _refresh(session: HandledSession, id: int, request: RefreshRequest) -> None:
         raise Disconnect(3500, "the new token is of another user")
     if identity.channels.keys() != session.identity.channels.keys():
         raise Disconnect(3010, "the new token names other channels: connecting again subscribes to them")
-    session.identity = identity
-    session.watch_deadlines()
+    session.replace_identity(identity)
     fields = {"client": encode(session.client), "version": encode(__version__), **expiry(identity.expires_at)}
     session.outlet.send(reply(id, "refresh", raw_object(fields)))
 
@@ -304,6 +305,7 @@ def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> N
         raise
     except PermissionDenied as error:
         raise Disconnect(3500, str(error)) from None
+    subscription.show()
     session.watch_deadlines()
     session.outlet.send(reply(id, "sub_refresh", raw_object(expiry(subscription.grant.expires_at))))
 

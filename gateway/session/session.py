@@ -211,10 +211,17 @@ class Session(CommandingClient[ClientSubscription]):
                 subscription.end_with(2501, "subscription expired", TokenExpired())
 
     def renew(self, identity: Identity) -> None:
-        """Replaces its identity; the client learns when that ends."""
-        self.identity = identity
+        """``replace_identity``; the client learns when that ends."""
+        self.replace_identity(identity)
         if self.state is CONNECTED:
             self.outlet.send(push("", "refresh", raw_object(expiry(identity.expires_at))))
+
+    def replace_identity(self, identity: Identity) -> None:
+        """The same user, from now on with what another token says."""
+        self.identity = identity
+        for subscription in self.subscriptions.values():
+            subscription.show()
+        if self.state is CONNECTED:
             self.watch_deadlines()
 
     # Time and the socket.

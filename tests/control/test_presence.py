@@ -14,7 +14,7 @@ import valkey
 
 from gateway.config import Config
 from gateway.control.presence import STILL_LISTED_SECONDS, Presence
-from gateway.errors import LimitExceeded, Unavailable
+from gateway.errors import LimitExceeded, StoreError, Unavailable
 from gateway.store.connection import ServerCommands
 from gateway.store.history import History
 from gateway.store.layout import Layout
@@ -22,8 +22,8 @@ from gateway.store.layout import Layout
 from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import RunningGateway, Start
 from ..kit.servers import ValkeyServer
-from ..kit.valkeys import opened_history
-from ..kit.waiting import until
+from ..kit.valkeys import OwnValkey, opened_history
+from ..kit.waiting import eventually, until
 
 CONFIG = Config(limits={"presence_clients": 5})
 CHANNEL = "chat:1"
@@ -97,6 +97,28 @@ async def test_the_keys_are_of_one_channel(history: History, store: valkey.Valke
         store.execute_command("FCALL", "gateway_presence", 2, clients, others, 0, "a", info("u1", "a"))
 
 
+async def test_who_left_is_gone_also_while_valkey_has_no_memory_for_who_came(own: OwnValkey, prefix: str) -> None:
+    """What waits to be written is bounded by the clients that are there, however many come and go."""
+    async with opened_history(own.url, prefix, CONFIG) as history:
+        presence = Presence(CONFIG, history, "p1")
+        presence.enter(CHANNEL, "before", info("u1", "before"), False)
+        assert await counts(presence) == (1, 1)
+        own.ask("CONFIG", "SET", "maxmemory", 1)
+        try:
+            presence.leave(CHANNEL, "before", False)
+            for number in range(20):
+                presence.enter(CHANNEL, f"c{number}", info("u2", f"c{number}"), False)
+                with pytest.raises(StoreError, match="OOM"):
+                    await counts(presence)
+                assert own.ask("HLEN", history.layout.presence(CHANNEL)[0]) == 0
+                assert sum(map(len, presence._changes.values())) == 1
+                presence.leave(CHANNEL, f"c{number}", False)
+            presence.enter(CHANNEL, "after", info("u3", "after"), False)
+        finally:
+            own.ask("CONFIG", "SET", "maxmemory", 0)
+        assert set(await listed(presence)) == {"after"}
+
+
 # Lists.
 
 
@@ -146,6 +168,31 @@ async def test_a_service_pages_and_a_client_is_refused(start_gateway: Start) -> 
         assert gateway.api("presence", channel=CHANNEL, cursor="7")["error"]["code"] == 107
         assert gateway.api("presence", channel=CHANNEL, limit=1, cursor="9" * 20)["error"]["code"] == 107
     assert "presence refused with 106 2 clients are in 'chat:1', and limits.presence_clients is 1" in gateway.log()
+
+
+async def test_presence_shows_what_the_newest_tokens_say_of_a_client(start_gateway: Start) -> None:
+    gateway: RunningGateway = start_gateway('[namespaces.chat]\njoin_leave = "all"\n')
+    async with client(gateway, token=gateway.token(info="a"), subscribe=CHANNEL) as wire, stream(gateway, CHANNEL, user="u2") as events:
+        assert (await wire.next())["push"]["join"]
+        other = (await events.connected())["client"]
+        assert (await wire.next())["push"]["join"]["info"]["client"] == other
+
+        async def seen(name: str) -> dict[str, Any]:
+            return {each["user"]: each.get(name) for each in (await wire.result("presence", channel=CHANNEL))["presence"].values()}
+
+        assert await seen("conn_info") == {"u1": "a", "u2": None}
+        await wire.result("refresh", token=gateway.token(info="b"))
+        assert await seen("conn_info") == {"u1": "b", "u2": None}
+        await wire.result("sub_refresh", channel=CHANNEL, token=gateway.token(channel=CHANNEL, info="of the channel"))
+        assert await seen("chan_info") == {"u1": "of the channel", "u2": None}
+        for user in ("u1", "u2"):
+            await gateway.ask("refresh", user=user, info="c")
+
+        async def is_shown() -> bool:
+            return await seen("conn_info") == {"u1": "c", "u2": "c"}
+
+        await eventually(is_shown, "what a service says of them")
+        assert [await wire.next()] == [{"push": {"refresh": {}}}], "nobody joined or left"
 
 
 # Reads under way.

@@ -16,6 +16,9 @@ from gateway.config import Config
 from gateway.edges.outlets import Buffer, Buffered, Direct
 from gateway.edges.sse.open import EventStreams
 from gateway.edges.sse.stream import EventStream
+from gateway.edges.websocket import PATH
+from gateway.edges.websocket_asgi import serve_websocket
+from gateway.errors import Disconnect
 from gateway.publication import Position
 from gateway.rules.identity import Identity
 from gateway.session.admission import READ_AT_ONCE
@@ -138,3 +141,33 @@ async def test_a_publication_makes_one_mark_however_many_channels_its_stream_has
     assert [position.offset for position in marked] == [1]
     stream.gone()
     await gateway.stop()
+
+
+async def test_the_close_code_reaches_a_client_that_goes_on_sending_whatever_server_carries_it(valkey_url: str, prefix: str) -> None:
+    """An SDK that does not see the code connects again, although a service disconnected it for good."""
+    gateway = Gateway(Config(prefix=prefix, namespaces={"open": {"subscribe": "anyone"}}), valkey_url)
+    await gateway.start()
+    incoming, sent = asyncio.Queue[dict[str, object]](), list[dict[str, object]]()
+
+    async def send(message: dict[str, object]) -> None:
+        for _ in range(5):  # as a server whose socket is full for a moment
+            await asyncio.sleep(0)
+        sent.append(message)
+
+    async def come(*commands: str) -> None:
+        for command in commands:
+            incoming.put_nowait({"type": "websocket.receive", "text": command})
+
+    try:
+        incoming.put_nowait({"type": "websocket.connect"})
+        scope = {"headers": [(b"host", b"h")], "client": ("127.0.0.1", 1)}
+        serving = asyncio.create_task(serve_websocket(gateway.node, PATH, scope, incoming.get, send))  # type: ignore[arg-type]
+        await come('{"id":1,"connect":{}}')
+        await until(lambda: any("connect" in str(message.get("text")) for message in sent), "it is connected")
+        (client,) = gateway.node.admission.clients
+        await come('{"id":2,"ping":{}}', '{"id":3,"ping":{}}')
+        client.close(Disconnect(3503))
+        await asyncio.wait_for(serving, 10)
+        assert sent[-1] == {"type": "websocket.close", "code": 3503, "reason": "force disconnect"}
+    finally:
+        await gateway.stop()

@@ -463,6 +463,12 @@ async def test_a_refresh_prolongs_the_connection(gateway: RunningGateway) -> Non
         assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=None))
 
 
+async def test_a_token_that_ends_in_centuries_has_a_ttl_that_every_sdk_can_read(gateway: RunningGateway) -> None:
+    async with client(gateway, token=gateway.token(exp=9999999999)) as wire:
+        assert wire.connected["ttl"] == 2**32 - 1
+        assert (await wire.result("refresh", token=gateway.token(exp=1e300)))["ttl"] == 2**32 - 1
+
+
 BAD_REFRESHES = [
     (method, bad) for method in ("refresh", "sub_refresh") for bad in ("another user's", "another channel's", "no token at all")
 ]

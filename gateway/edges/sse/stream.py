@@ -68,9 +68,13 @@ class StreamSubscription(TimedSubscription):
         return self.stream.reaches_back
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        self.show()
+        self.stream.begun(self, recovered)
+
+    def show(self) -> None:
+        """Where the rules have presence, that shows its client as it is now."""
         if self.rules.presence or self.rules.announces:
             self.stream.enter(self)
-        self.stream.begun(self, recovered)
 
     def end(self) -> None:
         super().end()
@@ -359,6 +363,9 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def renew(self, identity: Identity) -> None:
         self.identity = identity
+        for subscription in self.subscriptions:
+            if subscription.begun:
+                subscription.show()
         if self.connected:
             self._watch_expiry()
             self.watch_deadlines()
