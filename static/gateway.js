@@ -103,6 +103,7 @@ const ADVICE = {
 const TOKEN_NEEDED =
   'this page sends no token, and the gateway admits nobody without one: pass it, as in new Gateway({ token: () => fetch("/my-token") }), or let a namespace have subscribe = "anyone"';
 const FRAME_CHARACTERS = 20_000; // a character is up to three bytes, and limits.message_bytes of the gateway is 65,536 by default
+let frameCharacters = FRAME_CHARACTERS; // as many as the gateways of this page take: halved where one ended a connection for several short commands
 const STREAM_CLOSED = 2; // the readyState of an EventSource that will not try again
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
@@ -284,11 +285,11 @@ function command(method, request, resolve = () => {}, reject = () => {}) {
   return { method, text: JSON.stringify(request), resolve, reject };
 }
 
-/** Commands in as few frames as FRAME_CHARACTERS allows: the gateway ends a connection whose frame is too long. */
+/** Commands in as few frames as frameCharacters allows: the gateway ends a connection whose frame is too long. */
 function framesOf(texts) {
   const frames = [];
   for (const text of texts) {
-    if (frames.length && frames.at(-1).length + text.length < FRAME_CHARACTERS) frames[frames.length - 1] += `\n${text}`;
+    if (frames.length && frames.at(-1).length + text.length < frameCharacters) frames[frames.length - 1] += `\n${text}`;
     else frames.push(text);
   }
   return frames;
@@ -675,10 +676,14 @@ class SocketConnection extends Connection {
     else pending?.resolve(reply[pending.method] ?? {});
   }
 
-  /** The gateway took no frame that was larger than it allows. One that long held one command; of several, the longest was surely too long. */
+  /** The gateway took no frame that was larger than it allows. A command that fills a frame was too long; of short ones, there were too many in one. */
   #rejectTooLarge() {
     const [longest] = [...this.#pending].sort(([, a], [, b]) => b.size - a.size);
-    if (!longest || longest[1].size < FRAME_CHARACTERS) return;
+    if (!longest) return;
+    if (longest[1].size < frameCharacters) {
+      frameCharacters /= 2;
+      return;
+    }
     const tooLarge = `${longest[1].method} is larger than limits.message_bytes of the gateway; it was not carried out`;
     this.#settle(longest[0]).reject(new GatewayError(TOO_LARGE, tooLarge));
   }

@@ -80,7 +80,9 @@ class Keys:
             _check_url(self._url)
         self._fetched: list[Key] = []
         self.changes = 0  # how often keys were fetched
-        self._fetching: asyncio.Task[bool] | None = None
+        self.failed = False  # the last fetch: what is not known may be at the key server all the same
+        self.fetched_at = 0.0  # unix seconds
+        self._fetching: asyncio.Task[None] | None = None
         self._asked = float("-inf")
 
     @property
@@ -95,11 +97,17 @@ class Keys:
         known = (*self._static, *self._fetched)
         return [key for key in known if algorithm in key.algorithms and (not key.id or not id or key.id == id)]
 
-    def may_learn(self, id: str) -> bool:
-        """Whether a key of this id may come from the key server: it is being asked now, or was not asked within ASK_SECONDS."""
+    def lacks(self, algorithm: str, id: str) -> bool:
+        """Whether the key of a token with this header may be one of the key server's that is not known here. For a token that names no key, that
+        is so until keys came from there."""
+        known = any(key.id == id for key in self._fetched) if id else bool(self._fetched)
+        return bool(self._url) and algorithm not in HMAC and not known
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether a token may wait for the key server: it is being asked now, or was not asked within ASK_SECONDS."""
         asking = self._fetching is not None and not self._fetching.done()
-        unknown = bool(id) and all(key.id != id for key in self._fetched)
-        return bool(self._url) and unknown and (asking or self._clock() - self._asked >= ASK_SECONDS)
+        return asking or self._clock() - self._asked >= ASK_SECONDS
 
     async def learn(self, *, for_a_token: bool = False) -> None:
         """Fetches the keys; callers that come meanwhile wait for the same answer.
@@ -119,16 +127,17 @@ class Keys:
             await self.learn()
             await asyncio.sleep(REFRESH_SECONDS if self._fetched else ASK_SECONDS)
 
-    async def _fetch(self) -> bool:
+    async def _fetch(self) -> None:
+        asked_at = time.time()
         try:
             found = _from_jwks(await fetch(self._url, FETCH_SECONDS, JWKS_BYTES))
         except Exception as error:  # whatever another party's server answers, the known keys stay in use
             log.warning("tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
-            return False
+            self.failed = True
+            return
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
-        self.changes += 1
+        self.changes, self.failed, self.fetched_at = self.changes + 1, False, asked_at
         log.debug("%d keys from tokens.jwks_url", len(found))
-        return True
 
 
 def _check_secrets(name: str, secrets: list[str]) -> None:

@@ -51,7 +51,7 @@ def plain_claims(token: str, keys: Keys, settings: Tokens) -> Claims | None:
     if not is_usual or not fitting:
         return None
     if signer(signed, signature, header.alg, fitting) is None:
-        if keys.may_learn(header.kid):
+        if keys.lacks(header.alg, header.kid):
             return None
         raise jwt.InvalidSignatureError
     if is_expired:

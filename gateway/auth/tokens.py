@@ -20,8 +20,9 @@ from jwt.types import Options
 from jwt.warnings import InsecureKeyLengthWarning
 
 from ..config import Tokens
-from ..errors import KeyUnknown, TokenInvalid, TokenStale
+from ..errors import Internal, KeyUnknown, TokenInvalid, TokenStale
 from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription
+from ..rules.json_text import UNREADABLE
 from .claims import AHEAD_SECONDS, Claims, claims_of, json_of
 from .keys import Keys
 from .known_tokens import KnownTokens, token_digest
@@ -38,7 +39,11 @@ CHANNELS_MOST = 1000  # of one token
 
 
 class Verifier:
-    """Checks tokens against the configured keys, audience and issuer."""
+    """Checks tokens against the configured keys, audience and issuer.
+
+    Where the key server could not be asked, a token that may be signed with one of its keys raises Internal: its bearer may come again. So does one
+    that claims to be newer than its last answer, for it is not asked again at once.
+    """
 
     def __init__(self, settings: Tokens, keys: Keys) -> None:
         self._settings = settings
@@ -114,14 +119,17 @@ class Verifier:
 
     def _verified(self, token: str) -> dict[str, Any]:
         """The claims, if one of the keys signed them."""
-        signed, header, _, signature = parts_of(token)
+        signed, header, payload, signature = parts_of(token)
         algorithm, id = header.get("alg", ""), header.get("kid", "")
         fitting = self._keys.of(algorithm, id) if isinstance(algorithm, str) and isinstance(id, str) else []
         if fitting and (key := signer(signed, signature, algorithm, fitting)) is not None:
             with _no_warning(key.material):
                 return self._decode(token, key.material, algorithm)
-        if isinstance(id, str) and self._keys.may_learn(id):
-            raise KeyUnknown(f"no key {id[:60]!r} is known yet")
+        if isinstance(algorithm, str) and isinstance(id, str) and self._keys.lacks(algorithm, id):
+            if self._keys.may_ask:
+                raise KeyUnknown(f"no key {id[:60]!r} is known yet")
+            if self._keys.failed or _claimed_issue(payload) > self._keys.fetched_at:
+                raise Internal("no key here is the token's, and tokens.jwks_url could not be read, or not since the token was issued")
         raise jwt.InvalidSignatureError if fitting else jwt.InvalidAlgorithmError(NO_KEY)
 
     def _decode(self, token: str, material: Any, algorithm: str) -> dict[str, Any]:
@@ -151,6 +159,21 @@ def _own_channels(claims: Claims) -> dict[str, ServerSubscription]:
     if len(own) > CHANNELS_MOST:
         raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
     return own
+
+
+class _Issue(msgspec.Struct):
+    iat: float = 0
+
+
+_issue = msgspec.json.Decoder(_Issue).decode
+
+
+def _claimed_issue(payload: bytes) -> float:
+    """When a token claims to be issued, in unix seconds, 0 for none. Nothing is verified."""
+    try:
+        return _issue(payload).iat
+    except UNREADABLE:
+        return 0
 
 
 def claimed_channel(token: str) -> str:

@@ -11,16 +11,18 @@ __all__ = ["LoginLimit"]
 
 SECONDS = 60.0
 WRONG_MOST = 5  # keys of one address
+# For addresses that tried a wrong one: whoever has not may try, so that ten addresses of strangers do not lock operators out.
 WRONG_MOST_IN_ALL = 50
+WRONG_HELD = 1000
 RIGHT_MOST = 50  # log-ins: each may be revoked, and Valkey stores only so many revocations
 
 
 class LoginLimit:
-    """The log-ins of the last SECONDS in one process. ``now`` is the clock, in seconds. It holds at most WRONG_MOST_IN_ALL + RIGHT_MOST entries."""
+    """The log-ins of the last SECONDS in one process. ``now`` is the clock, in seconds. It holds at most WRONG_HELD + RIGHT_MOST entries."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._wrong: deque[tuple[float, str]] = deque()
+        self._wrong: deque[tuple[float, str]] = deque(maxlen=WRONG_HELD)
         self._right: deque[float] = deque()
 
     def wait(self, address: str) -> float:
@@ -35,7 +37,7 @@ class LoginLimit:
         return max(0.0, *(at + SECONDS - now for at in full)) if full else 0.0
 
     def _used(self, theirs: list[float]) -> list[tuple[list[float], int]]:
-        every = [at for at, _ in self._wrong]
+        every = [at for at, _ in self._wrong] if theirs else []
         return [(theirs, WRONG_MOST), (every, WRONG_MOST_IN_ALL), (list(self._right), RIGHT_MOST)]
 
     def count_wrong(self, address: str) -> None:

@@ -232,7 +232,7 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
 
 async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
     """The answer, or the message with which a stream begins."""
-    if is_foreign(request.headers, node.config.origins):
+    if is_foreign(request.headers, node.config):
         return _refusal(403, refused_origin(request.headers.get("origin", "")))
     if request.method not in _METHODS[path]:
         return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})

@@ -342,6 +342,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(answer)
             self.transport.close()
+            self._forget_requests()
             self._bound_closing()
 
     def _bound_closing(self) -> None:
@@ -354,6 +355,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         super().send_400_response(msg)
+        self._forget_requests()
         self._bound_closing()
 
     def timeout_keep_alive_handler(self) -> None:

@@ -240,6 +240,9 @@ class HttpProtocol(BoundedHttp):
         if after and not self.transport.is_closing():
             connection.data_received(after)  # frames that came with the handshake
 
+    def end_requests(self) -> None:
+        self._forget_requests()
+
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Gives the connection to ``protocol``, which may use it for hours: everything that belongs to the request is released."""
         self._wheel.remove(self)

@@ -196,6 +196,9 @@ class Lender(Protocol):
 
     def hand_over(self, protocol: asyncio.Protocol) -> None: ...
 
+    def end_requests(self) -> None:
+        """The connection is gone, though nobody was notified yet."""
+
 
 class Direct(asyncio.Protocol):
     """Writes to the transport that the server lends, and is its protocol from ``carry`` on: an idle stream has no task."""
@@ -230,6 +233,7 @@ class Direct(asyncio.Protocol):
         lender, self._lender, self._stream = self._lender, None, stream
         assert lender is not None, "it carries one stream"
         if self._transport.is_closing():
+            lender.end_requests()  # else uvicorn logs an error: the application returns without an answer
             asyncio.get_running_loop().call_soon(self.connection_lost, None)
             return
         lender.hand_over(self)

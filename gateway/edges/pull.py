@@ -75,7 +75,7 @@ async def _inbox(request: Request) -> bytes:
 async def _inbox_read(request: Request) -> bytes | Response:
     node: Node = request.state.node
     # A page of another site can send this with the user's cookie; the Origin header shows it.
-    if is_foreign(request.headers, node.config.origins):
+    if is_foreign(request.headers, node.config):
         raise PermissionDenied(refused_origin(request.headers.get("origin", "")))
     identity = await _identify(request)
     body = await body_of(request, node.config.limits.message_bytes)
@@ -85,6 +85,8 @@ async def _inbox_read(request: Request) -> bytes | Response:
 async def _identify(request: Request) -> Identity:
     """Whose request it is; it counts as a command of that user. Raises Disconnect for a token that does not pass, TooManyRequests."""
     node: Node = request.state.node
+    if node.config.insecure.clients and is_foreign(request.headers, node.config):  # then the answer may be for the page to read
+        raise PermissionDenied(refused_origin(request.headers.get("origin", "")))
     identity = await node.authentication.identify(token_of(request.headers, request.query_params, node.config.origins))
     address = client_address(request.scope.get("client"), request.scope["headers"], node.config.proxies)
     node.admission.admit_request(identity.user, address)
@@ -93,7 +95,7 @@ async def _identify(request: Request) -> Identity:
 
 async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:
     node: Node = request.state.node
-    name = request.url.path
+    name = request.scope["path"]  # not that of the URL, whose query may be of no encoding
     extra = cors_headers(request.headers.get("origin", ""), node.config.origins)
     headers = {name.decode(): value.decode() for name, value in extra}
     try:

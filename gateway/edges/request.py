@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
-from starlette.requests import Request, cookie_parser
+from starlette.requests import Request
 from starlette.responses import Response
 
 from ..config import Config
@@ -36,6 +36,7 @@ ADDRESS_MOST = 64  # characters
 # Of X-Forwarded-For, those that are looked at, from the last on: each takes some 10 microseconds, and the client wrote most of a long one.
 HOPS_MOST = 16
 NUMBER_DIGITS = 9  # of a number in a query
+_TOKEN_COOKIES = re.compile(r"(?:^|;)[ \t]*gateway_token[ \t]*=([^;]*)").findall
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+").fullmatch  # an address as some proxies write it
 
 
@@ -59,10 +60,11 @@ def token_of(headers: Headers, query: QueryParams, origins: Origins) -> str:
 
 
 def _token_in_cookies(headers: Headers) -> str | None:
+    # Not by http.cookies: it stops at a malformed cookie, and a client whose token comes after one would be anonymous. And before Python 3.12.6 it
+    # reads a value in quotes in a time that grows with its square: one of 60 KiB held the process for seconds.
     for cookies in headers.getlist("cookie"):
-        # http.cookies stops at a malformed cookie, and a client whose token comes after one would be anonymous.
-        if "gateway_token" in cookies and (token := cookie_parser(cookies).get("gateway_token")) is not None:
-            return token
+        if found := _TOKEN_COOKIES(cookies):
+            return str(found[-1]).strip(' \t"')
     return None
 
 
@@ -109,14 +111,17 @@ def opens_metrics(headers: Iterable[tuple[bytes, bytes]], query: bytes, config: 
     return config.insecure.api or is_api_key(given, keys)
 
 
-def is_foreign(headers: Mapping[str, str], origins: Origins) -> bool:
+def is_foreign(headers: Mapping[str, str], config: Config) -> bool:
     """Whether a page sent this request whose origin may not talk to this server. Header names are in lower case.
 
     A browser that sends no ``Origin`` (with an image, a script, a link) may report that another site's page made the request.
+    Where clients need no token, a page of any host may lead a browser on this machine here; on the machine of a proxy nobody browses.
     """
+    if config.insecure.clients and not config.trusted_proxies and is_rebound(headers, config):
+        return True
     if origin := headers.get("origin", ""):
-        return not origins.admit(origin, headers.get("host", ""))
-    return _is_of_another_page(headers) and not origins.admit("")
+        return not config.origins.admit(origin, headers.get("host", ""))
+    return _is_of_another_page(headers) and not config.origins.admit("")
 
 
 def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
@@ -128,15 +133,22 @@ def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
 
 def is_rebound(headers: Mapping[str, str], config: Config) -> bool:
     """Whether a page of a host that this gateway was never called may have sent this request, although both have one name (DNS rebinding: the
-    page's host has let its name lead here). A gateway that no other machine reaches is called by the names of loopback."""
-    origin = headers.get("origin", "")
-    if not origin or not config.listens_on_loopback or config.origins.name(origin):
+    page's host has let its name lead here). A gateway that no other machine reaches is called by an address, a name without a dot, or one of
+    ``localhost``; any other is an entry of ``allowed_origins``. A browser may leave ``Origin`` out where it reads from the page's own host."""
+    host = headers.get("host", "").lower()
+    name = re.sub(r":[0-9]*$", "", host)
+    if not config.listens_on_loopback or "." not in name or name.endswith(".localhost") or _is_address(name.strip("[]")):
         return False
-    name = re.sub(r":[0-9]*$", "", headers.get("host", "").lower())
+    origins = [headers["origin"]] if headers.get("origin") else [f"http://{host}", f"https://{host}"]
+    return not any(map(config.origins.name, origins))
+
+
+def _is_address(text: str) -> bool:
     try:
-        return name != "localhost" and not name.endswith(".localhost") and not ip_address(name.strip("[]")).is_loopback
-    except ValueError:  # another name
-        return True
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def refused_origin(origin: str) -> str:

@@ -49,6 +49,7 @@ _quiet.setLevel(logging.CRITICAL)  # it would log handshakes, and tracebacks of 
 PATH = "/connection/websocket"
 CLOSE_SECONDS = 5.0  # for the client to answer a close frame
 REASON_BYTES = 123
+JUDGED_BYTES = 2048  # of the headers that the library reads, in a time that grows with their square: 64 KiB of commas took it 0.15 s
 PARSED_BYTES = 1024  # at a time; up to 170 frames, since the smallest have 6 bytes
 TURN_FRAMES = 128  # of a client in one turn of the loop, where a large frame counts as one for each FRAME_BYTES
 FRAME_BYTES = 256
@@ -170,12 +171,14 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             return _refusal(400, NO_PROTOBUF)
         if not fields.get(b"host"):
             return _refusal(400, NO_HOST)
-        if is_foreign({name: fields[raw].decode("latin-1") for name, raw in _OF_PAGE if raw in fields}, self._node.config.origins):
+        if is_foreign({name: fields[raw].decode("latin-1") for name, raw in _OF_PAGE if raw in fields}, self._node.config):
             return _refusal(403, refused_origin(fields.get(b"origin", b"").decode("latin-1")))
         if len(fields) == len(headers) and _is_plain_handshake(fields):
             return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
         if any(sum(1 for name, _ in headers if name == once) > 1 for once in (b"origin", b"host")):
             return _refusal(400, "Origin and Host are sent once")
+        if sum(len(value) for name, value in headers if name == b"connection" or name.startswith(b"sec-websocket-")) > JUDGED_BYTES:
+            return _refusal(431, f"the headers of the handshake itself have more than {JUDGED_BYTES} bytes")
         if fields.get(b"sec-websocket-version", b"13") != b"13":
             return _refusal(426, "this server speaks version 13 of WebSocket", **_OTHER_VERSION)
         request = Request(path, Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]))

@@ -190,6 +190,6 @@ def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
         return 400, NO_PROTOBUF
     if not fields.get("host"):
         return 400, NO_HOST
-    if is_foreign(fields, node.config.origins):
+    if is_foreign(fields, node.config):
         return 403, refused_origin(fields.get("origin", ""))
     return None

@@ -40,6 +40,7 @@ from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
 from ..store.epochs import renew_epochs
 from .certificate import certificate_fault
+from .descriptors import Descriptors
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .upkeep import Upkeep
@@ -345,10 +346,11 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._exit.set)
 
     async def _watch(self) -> None:
-        """Maintains the embedded server, and ends this worker when its parent is gone."""
-        upkeep = Upkeep(self._embedded) if self._embedded is not None else None
+        """Maintains the embedded server, notices that no descriptor is left, and ends this worker when its parent is gone."""
+        upkeep, look_at_descriptors = Upkeep(self._embedded) if self._embedded is not None else None, Descriptors()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            look_at_descriptors()
             if upkeep is not None:
                 await asyncio.to_thread(upkeep)
             if self._parent is not None and os.getppid() != self._parent and not self.should_exit:

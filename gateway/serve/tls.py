@@ -35,7 +35,13 @@ class TlsHandshake(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Makes a second connection of the socket, with TLS: what this one reads before TLS takes it over would be lost."""
-        accepted = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        try:
+            accepted = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        except OSError as error:  # no file descriptor is left, which is logged for all sockets at once
+            log.debug("a socket was closed before its TLS handshake: %s", error)
+            self._http.parser = None  # type: ignore[assignment]  # as below
+            transport.abort()
+            return
         peer = transport.get_extra_info("peername")
         transport.abort()
         self._task = self._node.tasks.spawn(self._shake_hands(accepted))

@@ -19,7 +19,7 @@ from jwt.algorithms import RSAAlgorithm
 from websockets.exceptions import ConnectionClosed
 
 from gateway.auth.keys import ASK_SECONDS, JWKS_BYTES
-from gateway.errors import ConfigurationError, KeyUnknown, TokenInvalid
+from gateway.errors import ConfigurationError, Internal, KeyUnknown, TokenInvalid
 
 from ..kit.clients import client, opened, stream
 from ..kit.clock import FrozenClock
@@ -191,11 +191,62 @@ async def test_an_unknown_key_is_asked_for_once_in_ten_seconds(key_server: KeySe
         assert not isinstance(refused.value, KeyUnknown)
 
 
-async def test_a_token_that_names_no_key_asks_for_none(key_server: KeyServer, clock: FrozenClock) -> None:
+async def test_a_token_that_names_no_key_asks_for_some_only_until_there_are_any(key_server: KeyServer, clock: FrozenClock) -> None:
+    """A gateway that was restarted would refuse all such tokens for good, until the key server has answered."""
+    key_server.hold(jwk(OTHER_RSA_KEY, ""))
     checks = by_url(key_server, clock=clock)
+    with pytest.raises(KeyUnknown):
+        checks.connection(signed(OTHER_RSA_KEY, "RS256"))
+    await checks.learn()
+    assert checks.connection(signed(OTHER_RSA_KEY, "RS256")).user == "u1"
+    clock.pass_time(ASK_SECONDS)
     with pytest.raises(TokenInvalid) as refused:
         checks.connection(signed(RSA_KEY, "RS256"))
     assert not isinstance(refused.value, KeyUnknown)
+
+
+async def test_while_the_key_server_fails_its_tokens_are_refused_for_the_moment_alone(key_server: KeyServer, clock: FrozenClock) -> None:
+    checks = by_url(key_server, clock=clock, hmac_secret=LONG_SECRET)
+    key_server.status = 500
+    await checks.learn()
+    for kid in ("new", ""):
+        with pytest.raises(Internal) as refused:
+            checks.connection(signed(RSA_KEY, "RS256", kid))
+        assert refused.value.temporary
+    assert checks.connection(signed(LONG_SECRET, "HS256")).user == "u1"
+    for forged in (signed(LONG_SECRET + "x", "HS256"), signed(LONG_SECRET + "x", "HS256", "new")):
+        with pytest.raises(TokenInvalid):
+            checks.connection(forged)
+    clock.pass_time(ASK_SECONDS)
+    key_server.status = 200
+    key_server.hold(jwk(RSA_KEY, "new"))
+    with pytest.raises(KeyUnknown):
+        checks.connection(signed(RSA_KEY, "RS256", "new"))
+    await checks.learn()
+    assert checks.connection(signed(RSA_KEY, "RS256", "new")).user == "u1"
+    with pytest.raises(TokenInvalid):
+        checks.connection(signed(RSA_KEY, "RS256", "invented"))
+
+
+async def test_a_token_of_a_key_that_was_made_since_the_last_answer_is_refused_for_the_moment_alone(
+    key_server: KeyServer, clock: FrozenClock
+) -> None:
+    """Invented key ids have the key server asked, and then it is not asked for ten seconds."""
+    key_server.hold(jwk(OTHER_RSA_KEY, "old"))
+    checks = by_url(key_server, clock=clock)
+    await checks.learn()
+    rotated = signed(RSA_KEY, "RS256", "new", iat=int(time.time()) + 2)
+    with pytest.raises(Internal) as refused:
+        checks.connection(rotated)
+    assert refused.value.temporary
+    with pytest.raises(TokenInvalid):
+        checks.connection(signed(RSA_KEY, "RS256", "new", iat=int(time.time()) - 60))
+    key_server.hold(jwk(RSA_KEY, "new"))
+    clock.pass_time(ASK_SECONDS)
+    with pytest.raises(KeyUnknown):
+        checks.connection(rotated)
+    await checks.learn()
+    assert checks.connection(rotated).user == "u1"
 
 
 async def test_an_unknown_key_is_asked_for_also_beside_a_key_file(key_server: KeyServer, key_file: Any, clock: FrozenClock) -> None:
@@ -374,6 +425,7 @@ async def test_a_gateway_starts_without_its_key_server_and_asks_again(keyed: Key
     assert await by_websocket(gateway, gateway.token()) == 0
     line = await until(lambda: next((line for line in gateway.log().splitlines() if "jwks_url" in line), ""), "it says so")
     assert "WARNING" in line and "could not be read" in line and "0 keys stay" in line
+    assert await by_every_edge(gateway, RSA_KEY, *["late"] * 6) == [100] * 6, "all may come again"
     server = keyed.late
     server.hold(jwk(RSA_KEY, "late"))  # before it may be asked
     server.begin()

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gateway.app import create_app
 from gateway.config import Config, examine
-from gateway.console.login import RIGHT_MOST, WRONG_MOST, WRONG_MOST_IN_ALL, LoginLimit
+from gateway.console.login import RIGHT_MOST, WRONG_HELD, WRONG_MOST, WRONG_MOST_IN_ALL, LoginLimit
 from gateway.rules.addresses import block_of
 
 from ..kit.clock import FrozenClock
@@ -59,18 +59,26 @@ def test_wrong_keys_are_counted_by_address_and_a_right_one_gets_in_from_elsewher
     assert "not the key" not in gateway.log() and WRITE_KEY not in gateway.log() and READ_KEY not in gateway.log()
 
 
-def test_all_addresses_together_may_try_only_so_many_keys() -> None:
+def test_all_addresses_together_may_try_only_so_many_keys_again() -> None:
     clock = FrozenClock()
     limit = LoginLimit(clock)
     for number in range(WRONG_MOST_IN_ALL):
         assert limit.wait(f"10.0.{number}.1") == 0
         limit.count_wrong(f"10.0.{number}.1")
-    assert limit.wait("10.1.0.1") == 60
+    assert limit.wait("10.0.0.1") == 60
     clock.pass_time(59.5)
-    assert limit.wait("10.1.0.1") == 0.5
+    assert limit.wait("10.0.0.1") == 0.5
     clock.pass_time(0.5)
-    assert limit.wait("10.1.0.1") == 0
+    assert limit.wait("10.0.0.1") == 0
     assert not limit._wrong, "what is over takes no memory"
+
+
+def test_strangers_who_try_keys_on_and_on_lock_no_operator_out() -> None:
+    limit = LoginLimit(FrozenClock())
+    for number in range(2 * WRONG_HELD):
+        limit.count_wrong(f"10.0.{number // 250}.{number % 250}")
+    assert limit.wait("192.0.2.1") == 0, "it has tried no wrong key"
+    assert len(limit._wrong) == WRONG_HELD
 
 
 def test_log_ins_are_bounded_too_for_each_may_be_revoked() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
+
+from gateway.config import Config
+from gateway.edges.request import is_foreign
 
 from ..kit.clients import Socket
 from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
@@ -102,3 +106,40 @@ async def test_an_api_without_keys_takes_no_post_of_a_page_whose_host_leads_here
     }.items():
         page = {"Origin": f"http://{host}", "Host": host, "Sec-Fetch-Site": "same-origin"}
         assert await asyncio.to_thread(published, closed, page) == status, host
+
+
+# Its clients need no token.
+unchecked = shared_gateway(RULES + "[insecure]\nclients = true\n", both_edges=True)
+
+
+async def test_clients_without_tokens_are_no_pages_whose_host_leads_here_under_its_own_name(unchecked: RunningGateway) -> None:
+    """Not even with a request that a browser sends without an origin, as an EventSource of the page's own host does."""
+    for host, good in {
+        "evil.test": False,
+        f"evil.test:{unchecked.port}": False,
+        "localhost:1": True,
+        "127.0.0.1:1": True,
+        "gateway": True,
+    }.items():
+        for page in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+            for method, path in (("GET", "/sse?channel=chat:1"), ("GET", "/history?channel=chat:1"), STREAMS[0]):
+                assert await status(unchecked, method, path, page) == (200 if good else 403), (path, page)
+            assert await status(unchecked, "POST", "/emulation", page) == (400 if good else 403), page
+            async with await Socket.open(unchecked) as raw:
+                assert await raw.upgrade(headers=page) == (101 if good else 403), page
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allowed_origins": ["https://gateway.example.org"]},
+        {"trusted_proxies": ["127.0.0.1"]},  # nobody browses on the machine of a proxy
+        {"host": "0.0.0.0"},
+        {"insecure": {"clients": False}},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_gateway_that_others_reach_by_a_name_is_called_by_it(settings: dict[str, Any]) -> None:
+    config = Config(**({"insecure": {"clients": True}} | settings))
+    for page in ({}, {"origin": "https://gateway.example.org"}):
+        assert not is_foreign({"host": "gateway.example.org"} | page, config)

@@ -7,7 +7,7 @@ import socket
 from itertools import pairwise
 from math import ceil
 from types import SimpleNamespace
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -107,6 +107,18 @@ def test_the_system_ends_a_connection_whose_client_confirms_nothing() -> None:
             transport = SimpleNamespace(write=None, get_extra_info=lambda name, each=each: each)
             Direct(SimpleNamespace(connections=set(), transport=transport, place=UNLIMITED, hand_over=None)).end_unconfirmed(1.5)
         assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+
+
+async def test_a_stream_whose_client_broke_off_a_moment_before_ends_its_request() -> None:
+    """The write of the head noticed it, and the loop reports it a turn later."""
+    transport, lender, stream = Mock(), Mock(), Mock()
+    transport.is_closing.return_value = True
+    lender.transport = transport
+    Direct(lender).carry(stream, 1)
+    lender.end_requests.assert_called_once()
+    lender.hand_over.assert_not_called()
+    await asyncio.sleep(0)
+    stream.gone.assert_called_once()
 
 
 async def test_of_streams_that_open_at_the_same_time_some_have_a_turn(valkey_url: str, prefix: str) -> None:

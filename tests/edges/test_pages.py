@@ -6,6 +6,7 @@ import gzip
 
 import pytest
 
+from gateway.edges import pages
 from gateway.edges.pages import STATIC
 
 from ..kit.clients import Socket
@@ -47,6 +48,14 @@ async def test_a_page_that_did_not_change_is_not_sent_again(gateway: RunningGate
             assert again.get("access-control-allow-origin") == headers.get("access-control-allow-origin")
         assert len(set(tags)) == 2, "the two forms have other bytes"
         assert (await raw.request("GET", path, {"If-None-Match": tags[0]}))[0] == 200
+
+
+async def test_a_long_path_is_not_looked_for(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with await Socket.open(gateway) as raw:
+        for folder in ("/static/", "/static/demo/", "/docs/"):
+            assert (await raw.request("GET", f"{folder}{'a/' * 20_000}"))[0] == 404
+    monkeypatch.setattr("os.path.realpath", lambda *args, **options: pytest.fail("the standard library resolves it"))
+    assert pages.files.lookup_path("a/" * 20_000) == ("", None)
 
 
 COMPRESSED = ("gzip", "GZIP", "br;q=1, gzip;q=0.5", "*", "gzip;q=0.001")

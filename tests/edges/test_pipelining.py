@@ -149,3 +149,18 @@ async def test_answers_that_are_not_read_and_requests_that_never_end_hold_up_no_
         began = loop.time()
         assert await asyncio.to_thread(gateway.stop) == 0
         assert loop.time() - began < 6, "a drain of 10 s, and 5 more, are for clients that read"
+
+
+async def test_a_stream_after_whose_request_garbage_comes_is_no_error_of_ours(gateway: RunningGateway) -> None:
+    """The connection ends before the stream has begun."""
+    for request in (
+        f"GET /sse?channel=chat:1&token={gateway.token()} HTTP/1.1",
+        "GET /connection/sse?cf_connect=%7B%22id%22%3A1%7D HTTP/1.1",
+    ):
+        async with await Socket.open(gateway) as raw:
+            await raw.send(f"{request}\r\nHost: h\r\n\r\n\0garbage\r\n\r\n".encode())
+            assert (await raw.rest()).startswith(b"HTTP/1.1 400 ")
+    async with await Socket.open(gateway) as raw:
+        await raw.send(LIVE)
+        assert (await raw.answer())[0] == 200
+    assert "ERROR" not in gateway.log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import ssl
@@ -58,6 +59,16 @@ async def test_of_handshakes_that_come_at_the_same_moment_some_have_a_turn(monke
     await node.tasks.finish()
     for each in (here, there, *begun):
         each.close()
+
+
+async def test_a_socket_for_which_no_descriptor_is_left_is_closed_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.serve.tls.HttpProtocol", Mock())
+    monkeypatch.setattr("gateway.serve.tls.os.dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    here, there = socket.socketpair()
+    with here, there:
+        transport = SimpleNamespace(get_extra_info=lambda name: here, abort=Mock())
+        TlsHandshake(Mock(), app_state={"node": SimpleNamespace(tasks=Tasks())}).connection_made(transport)
+        transport.abort.assert_called_once()
 
 
 async def test_a_handshake_that_waits_for_its_turn_leaves_no_socket_when_its_place_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

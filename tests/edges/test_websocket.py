@@ -177,8 +177,22 @@ async def test_a_subprotocol_header_that_is_empty_counts_as_absent(strict: Runni
         ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Version": "8"}, 426, ("sec-websocket-version", "13")),
         ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Version": "14"}, 426, ("upgrade", "websocket")),
         ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Version": None}, 400, ("connection", "close")),
+        ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Protocol": "a," * 20_000}, 431, ("connection", "close")),
+        ("GET /connection/websocket HTTP/1.1", {"Connection": f"{'a,' * 20_000}upgrade"}, 431, ("connection", "close")),
     ],
-    ids=["POST", "POST with a length", "HEAD", "HTTP/1.0", "no Host", "two Hosts", "version 8", "version 14", "no version"],
+    ids=[
+        "POST",
+        "POST with a length",
+        "HEAD",
+        "HTTP/1.0",
+        "no Host",
+        "two Hosts",
+        "version 8",
+        "version 14",
+        "no version",
+        "long list",
+        "long Connection",
+    ],
 )
 async def test_a_handshake_that_is_none_of_the_standard_is_refused(
     strict: RunningGateway, line: str, changed: dict[str, str | None], status: int, more: tuple[str, str]

@@ -146,8 +146,9 @@ async def test_a_backend_publishes_a_large_body_through_it(proxy: WebProxy) -> N
 
 
 async def test_metrics_are_not_there_and_the_path_without_its_last_slash_is_redirected(proxy: WebProxy) -> None:
-    async with await proxy.open() as raw:
-        assert (await raw.request("GET", f"{PATH}metrics", {"X-API-Key": API_KEY}))[0] == 404
+    for path in ("metrics", "%6detrics", "metric%73"):  # the gateway takes them for one
+        async with await proxy.open() as raw:
+            assert (await raw.request("GET", f"{PATH}{path}", {"X-API-Key": API_KEY}))[0] == 404
     async with await proxy.open() as raw:
         status, headers, _ = await raw.request("GET", PATH.rstrip("/"))
         assert status in (301, 302) and headers["location"].endswith(PATH)

@@ -14,7 +14,7 @@ import pytest
 import valkey
 
 from ..kit.clients import Socket, client
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.proxies import Proxy
 from ..kit.servers import ValkeyServer
 from ..kit.waiting import until
@@ -46,7 +46,7 @@ async def becomes(gateway: RunningGateway, expected: str, seconds: float = SECON
     began, found = time.monotonic(), "?"
     async with await Socket.open(gateway) as socket:
         while time.monotonic() - began < seconds:
-            status, _, body = await socket.request("GET", "/health/ready")
+            status, _, body = await socket.request("GET", "/health/ready", {"X-API-Key": API_KEY})
             found = "" if status == 200 else body.decode()
             if bool(found) == bool(expected) and expected in found:
                 return

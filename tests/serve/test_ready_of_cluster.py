@@ -31,7 +31,7 @@ def becomes(gateway: RunningGateway, **expected: str) -> None:
     """Within SECONDS it is ready, and the body of the answer holds these texts."""
 
     def is_so() -> bool:
-        status, body = gateway.http("GET", "/health/ready")
+        status, body = gateway.http("GET", "/health/ready", headers={"X-API-Key": API_KEY})
         found = json.loads(body)
         return status == 200 and found.keys() == expected.keys() and all(text in found[key] for key, text in expected.items())
 
@@ -56,6 +56,8 @@ def test_a_dead_shard_is_named_and_the_gateway_stays_ready(gateway: RunningGatew
     becomes(gateway, status="ready")
     shards.kill(dead)
     becomes(gateway, status="ready", impaired=f"no connection to Valkey at valkey://{place}")
+    anybody = json.loads(gateway.http("GET", "/health/ready")[1])
+    assert anybody == {"status": "ready", "impaired": "some shards of the cluster are away"}
     wait_until(lambda: links(gateway) == (0, 0), "an alert can fire")
     wait_until(lambda: len(lines_since(gateway, start)) >= 2, "both losses are logged")
     shards.start(dead)

@@ -65,8 +65,9 @@ async def api(node: Node, request: Request) -> Response:
             log.info("api: refused, the API key is missing or wrong")
             counts.answered(OTHER, NO_KEY.code)
             return _answered(NO_KEY, 401)
-        # Any page that somebody here visits could call it.
-        if not is_trusted(request.headers, config.origins) or is_rebound(request.headers, config):
+        # Any page that somebody here visits could call it. A browser sends Origin with each POST.
+        is_page = "origin" in request.headers
+        if not is_trusted(request.headers, config.origins) or (is_page and is_rebound(request.headers, config)):
             log.info("api: refused, %s", NOT_NAMED)
             counts.answered(OTHER, ForeignPage.code)
             return _answered(ForeignPage(NOT_NAMED), 403)

@@ -58,7 +58,7 @@ class EventStreams:
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
             return None
-        if is_foreign(headers, origins):
+        if is_foreign(headers, self._node.config):
             # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
             await _plain(send, 403, refused_origin(headers.get("origin", "")), extra, PermissionDenied.code)
             return None

@@ -100,6 +100,21 @@ test("a command that is too large for the gateway fails with the code 1009, and 
   assert.equal(page.gateway.state, "waiting");
 });
 
+test("short commands that were too many for one frame leave in shorter ones after that", async () => {
+  const page = new Page();
+  const publish = () => Promise.all(["a", "b", "c"].map((data) => Page.failure(page.gateway.publish("a", data.repeat(6000)))));
+  const longest = () => Math.max(...page.socket.frames.map((frame) => JSON.stringify(frame).length));
+  const lost = publish();
+  await page.connect();
+  assert.ok(longest() > 18_000, String(longest()));
+  page.socket.end(1009, "message too big");
+  assert.deepEqual((await lost).map(({ code }) => code), ["lost", "lost", "lost"]);
+  publish();
+  await page.advance(500);
+  await page.connect();
+  assert.ok(longest() < 10_000, String(longest()));
+});
+
 test("a command after disconnect is rejected at once", async () => {
   const page = await connected();
   page.gateway.disconnect();
