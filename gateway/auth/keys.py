@@ -78,6 +78,11 @@ class Keys:
         self._url = settings.jwks_url
         if self._url:
             _check_url(self._url)
+        if self and not any(key.algorithms for key in self._static) and not (self._url and self._allowed - HMAC):
+            raise ConfigurationError(
+                "tokens.algorithms allows none that the configured keys check, so that no token would pass: a secret checks "
+                f"{', '.join(sorted(HMAC))}, others need tokens.public_key_file or tokens.jwks_url"
+            )
         self._fetched: list[Key] = []
         self.changes = 0  # how often keys were fetched
         self._fetching: asyncio.Task[bool] | None = None
@@ -185,7 +190,7 @@ def _from_file(path: str) -> Iterable[tuple[frozenset[str], Any]]:
         if not keys:
             raise ValueError("it holds no public key in PEM")
         return [(_algorithms_of(key), key) for key in keys]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: ~USER of nobody
         raise ConfigurationError(f"tokens.public_key_file {path} cannot be used: {error}") from None
 
 

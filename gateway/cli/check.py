@@ -13,7 +13,7 @@ from ..auth.keys import Keys
 from ..auth.tokens import SHORT_SECRET
 from ..config import Config, examine
 from ..control.secrets_check import differing
-from ..errors import GatewayError, NotPermitted
+from ..errors import ConfigurationError, GatewayError, NotPermitted
 from ..runtime import tracing
 from ..runtime.logs import printable
 from ..serve.certificate import certificate_fault
@@ -132,6 +132,11 @@ def _doubt_settings(config: Config, report: Report) -> None:
         report.warn(
             f"tokens.hmac_secret is short; {SHORT_SECRET} bytes or more are safe", f"tokens.hmac_secret: openssl rand -hex {SHORT_SECRET}"
         )
+    if any(secret != secret.strip() for secret in (config.tokens.hmac_secret, *config.tokens.previous_hmac_secrets)):
+        report.warn(
+            "tokens.hmac_secret, or one of tokens.previous_hmac_secrets, begins or ends with white space, as the end of a file's last line: a "
+            "backend whose secret does not makes tokens that are refused"
+        )
     if "*" in config.allowed_origins:
         report.warn(
             "allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients",
@@ -234,7 +239,10 @@ async def _check_link(config: Config, address: Address, commands: Commands, righ
 
 async def _compare_keys(config: Config, commands: Commands, report: Report) -> None:
     """A configuration without any key has nothing to compare: it is one of a machine where no gateway runs."""
-    if not Keys(config.tokens):
+    try:
+        if not Keys(config.tokens):
+            return
+    except ConfigurationError:  # which is reported already
         return
     others = await differing(commands, config.prefix, fingerprint(config.tokens, config.prefix))
     if others:

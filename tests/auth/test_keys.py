@@ -412,6 +412,9 @@ BROKEN = "-----BEGIN PUBLIC KEY-----\nbm90IGEga2V5\n-----END PUBLIC KEY-----\n"
     [
         ({"algorithms": ["HS256", "ROT13"]}, "tokens.algorithms: there is no 'ROT13'"),
         ({"algorithms": ["none"]}, "tokens.algorithms: there is no 'none'"),
+        ({"hmac_secret": LONG_SECRET, "algorithms": ["RS256"]}, "tokens.algorithms allows none that the configured keys check"),
+        ({"jwks_url": "https://keys.example.org/jwks", "algorithms": ["HS256"]}, "tokens.algorithms allows none"),
+        ({"public_key_file": "~nobody-is-called-so/key.pem"}, "key.pem cannot be used: Could not determine home directory"),
         ({"public_key_file": "FOLDER/nowhere.pem"}, "public_key_file FOLDER/nowhere.pem cannot be used"),
         ({"public_key_file": "FOLDER"}, "public_key_file FOLDER cannot be used"),
         ({"public_key_file": "FOLDER/empty.pem"}, "holds no public key"),
