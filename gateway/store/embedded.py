@@ -249,11 +249,16 @@ class EmbeddedServer:
             raise ConfigurationError(f"data_dir {self._data_path} cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(lock, 20).decode(errors="replace").strip()
             os.close(lock)
             raise ConfigurationError(
                 f"another gateway (process {holder or 'unknown'}) runs on {self._data_path}; stop it, or set another data_dir or a valkey_url"
+            ) from None
+        except OSError as error:  # a network's file system without locks
+            os.close(lock)
+            raise ConfigurationError(
+                f"data_dir {self._data_path} cannot be locked: {error.strerror}; name a folder on a disk of this machine"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
