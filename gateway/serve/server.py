@@ -162,7 +162,7 @@ def _start(embedded: EmbeddedServer, config: Config) -> None:
         return
     count = asyncio.run(renew_epochs(embedded.url, config.prefix))
     log.warning(
-        "the embedded valkey may be older than it was: its folder, or a file in it, is a copy, or the machine went down; "
+        "the embedded valkey may be older than it was: its folder, or a file in it, is a copy, the machine went down, or its disk was full; "
         "%d channels begin a new epoch",
         count,
     )
