@@ -123,7 +123,7 @@ def _run_several(
     metrics: socket.socket | None,
     passed: socket.socket | None,
 ) -> None:
-    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, and all on ``metrics``.
+    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, once it is ready, and all on ``metrics``.
 
     All workers listen on the socket that systemd ``passed``, if there is one.
     """
@@ -135,7 +135,6 @@ def _run_several(
         if embedded is not None:
             embedded.release()  # the lock is the parent's: a worker that outlives it must not hold it
         with contextlib.closing(passed or _bind(config, shared=True)) as listener:
-            listener.listen(BACKLOG)
             _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
 
     watch = Upkeep(embedded) if embedded is not None else lambda: None
