@@ -232,6 +232,25 @@ async def test_when_keys_cannot_be_had_the_known_ones_stay(key_server: KeyServer
     assert "\n" not in record.getMessage() and record.exc_info is None
 
 
+async def test_a_key_server_that_is_away_is_logged_once_and_so_is_its_return(
+    key_server: KeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked every ten seconds where no key is known."""
+    keys = by_url(key_server)._keys
+    key_server.status = 500
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            await keys.learn()
+        key_server.status = 200
+        key_server.hold(jwk(RSA_KEY, "r"))
+        for _ in range(3):
+            await keys.learn()
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "tokens.jwks_url could not be read",
+        "tokens.jwks_url can be read again",
+    ]
+
+
 async def test_a_set_just_within_the_limit_is_read(key_server: KeyServer) -> None:
     key_server.hold(jwk(RSA_KEY, "r"))
     key_server.answer = key_server.answer.ljust(JWKS_BYTES)
