@@ -85,13 +85,18 @@ class Keys:
             )
         self._fetched: list[Key] = []
         self.changes = 0  # how often keys were fetched
-        self._is_away = False  # the last fetch failed
+        self.fault = ""  # why the last fetch failed
         self._fetching: asyncio.Task[bool] | None = None
         self._asked = float("-inf")
 
     @property
     def has_url(self) -> bool:
         return bool(self._url)
+
+    @property
+    def fetched(self) -> int:
+        """How many keys came from the URL."""
+        return len(self._fetched)
 
     def __bool__(self) -> bool:
         return bool(self._static or self._url)
@@ -129,13 +134,13 @@ class Keys:
         try:
             found = _from_jwks(await fetch(self._url, FETCH_SECONDS, JWKS_BYTES))
         except Exception as error:  # whatever another party's server answers, the known keys stay in use
-            level = logging.DEBUG if self._is_away else logging.WARNING  # the first in a row: it is asked every few seconds
-            log.log(level, "tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
-            self._is_away = True
+            level = logging.DEBUG if self.fault else logging.WARNING  # the first in a row: it is asked every few seconds
+            self.fault = " ".join(str(error).split()) or type(error).__name__
+            log.log(level, "tokens.jwks_url could not be read: %s; %d keys stay in use", self.fault, len(self._fetched))
             return False
-        if self._is_away:
+        if self.fault:
             log.warning("tokens.jwks_url can be read again")
-            self._is_away = False
+            self.fault = ""
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
         self.changes += 1
         log.debug("%d keys from tokens.jwks_url", len(found))

@@ -19,6 +19,7 @@ from gateway.cli.log_setup import JsonFormatter
 from ..kit.clients import client, stream
 from ..kit.forks import Program
 from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.keys import RSA_KEY, KeyServer, jwk
 from ..kit.programs import ENVIRONMENT, GATEWAY, process, run
 from ..kit.tokens import SECRET
 from ..kit.waiting import until
@@ -81,6 +82,16 @@ def test_check_reports_keys_that_cannot_be_used_once_and_a_secret_with_the_end_o
     outcome = run("check", *used, environment=by)
     assert outcome.status == 1 and outcome.error.count("tokens.algorithms") == 1
     assert outcome.out.count("begins or ends with white space") == 1
+
+
+def test_check_asks_the_key_server_without_whose_keys_a_gateway_refuses_tokens(used: list[str], key_server: KeyServer) -> None:
+    by = {"GATEWAY_TOKENS__JWKS_URL": key_server.url}
+    assert "warning         tokens.jwks_url answers no key that can be used\n" in run("check", *used, environment=by).out
+    key_server.hold(jwk(RSA_KEY, "r"))
+    assert "key server      fine (1 key can be used)\n" in run("check", *used, environment=by).out
+    key_server.status = 404
+    outcome = run("check", *used, environment=by)
+    assert "warning         tokens.jwks_url cannot be read from here: HTTP Error 404" in outcome.out and "jwks" not in outcome.error
 
 
 @pytest.mark.parametrize(
