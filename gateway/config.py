@@ -182,6 +182,23 @@ class Config(BaseSettings):
             merged[name] = inherited(name, common) | BUILT_IN.get(name, {}) | own if isinstance(own, dict) else own
         return values | {"namespaces": merged}
 
+    @field_validator("data_dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError(f"there is no user {value.split('/')[0][1:]!r} whose home {value!r} could be in") from None
+        return value
+
+    @field_validator("api_keys", "metrics_key")
+    @classmethod
+    def _sendable(cls, value: list[str] | str) -> list[str] | str:
+        """Without the white space around a key, as the end of the line of the file that it is from: no request can send that."""
+        if isinstance(value, str):
+            return value.strip()
+        return [key for key in map(str.strip, value) if key]
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, values: list[str]) -> list[str]:

@@ -78,9 +78,14 @@ class Keys:
         self._url = settings.jwks_url
         if self._url:
             _check_url(self._url)
+        if self and not any(key.algorithms for key in self._static) and not (self._url and self._allowed - HMAC):
+            raise ConfigurationError(
+                "tokens.algorithms allows none that the configured keys check, so that no token would pass: a secret checks "
+                f"{', '.join(sorted(HMAC))}, others need tokens.public_key_file or tokens.jwks_url"
+            )
         self._fetched: list[Key] = []
         self.changes = 0  # how often keys were fetched
-        self.failed = False  # the last fetch: what is not known may be at the key server all the same
+        self.fault = ""  # why the last fetch failed: what is not known may be at the key server all the same
         self.fetched_at = 0.0  # unix seconds
         self._fetching: asyncio.Task[None] | None = None
         self._asked = float("-inf")
@@ -88,6 +93,11 @@ class Keys:
     @property
     def has_url(self) -> bool:
         return bool(self._url)
+
+    @property
+    def fetched(self) -> int:
+        """How many keys came from the URL."""
+        return len(self._fetched)
 
     def __bool__(self) -> bool:
         return bool(self._static or self._url)
@@ -132,11 +142,15 @@ class Keys:
         try:
             found = _from_jwks(await fetch(self._url, FETCH_SECONDS, JWKS_BYTES))
         except Exception as error:  # whatever another party's server answers, the known keys stay in use
-            log.warning("tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
-            self.failed = True
+            level = logging.DEBUG if self.fault else logging.WARNING  # the first in a row: it is asked every few seconds
+            self.fault = " ".join(str(error).split()) or type(error).__name__
+            log.log(level, "tokens.jwks_url could not be read: %s; %d keys stay in use", self.fault, len(self._fetched))
             return
+        if self.fault:
+            log.warning("tokens.jwks_url can be read again")
+            self.fault = ""
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
-        self.changes, self.failed, self.fetched_at = self.changes + 1, False, asked_at
+        self.changes, self.fetched_at = self.changes + 1, asked_at
         log.debug("%d keys from tokens.jwks_url", len(found))
 
 
@@ -194,7 +208,7 @@ def _from_file(path: str) -> Iterable[tuple[frozenset[str], Any]]:
         if not keys:
             raise ValueError("it holds no public key in PEM")
         return [(_algorithms_of(key), key) for key in keys]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: ~USER of nobody
         raise ConfigurationError(f"tokens.public_key_file {path} cannot be used: {error}") from None
 
 

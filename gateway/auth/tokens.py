@@ -128,7 +128,7 @@ class Verifier:
         if isinstance(algorithm, str) and isinstance(id, str) and self._keys.lacks(algorithm, id):
             if self._keys.may_ask:
                 raise KeyUnknown(f"no key {id[:60]!r} is known yet")
-            if self._keys.failed or _claimed_issue(payload) > self._keys.fetched_at:
+            if self._keys.fault or _claimed_issue(payload) > self._keys.fetched_at:
                 raise Internal("no key here is the token's, and tokens.jwks_url could not be read, or not since the token was issued")
         raise jwt.InvalidSignatureError if fitting else jwt.InvalidAlgorithmError(NO_KEY)
 

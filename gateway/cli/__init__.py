@@ -22,6 +22,7 @@ log_setup  the log of the commands that run until they are ended
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def main() -> None:
 
 
 def _fill_standard_descriptors() -> None:
-    """Where the standard input, output or error is closed, as some daemons start their children, the first connection would have its number,
-    and uvloop aborts when it is to close that."""
-    for number in range(3):
+    """Where the standard input, output or error is closed, as some daemons start their children, Python has no such file, and the first
+    connection would have its number: uvloop aborts when it is to close that."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free: this one
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # has the lowest number that is free: this one
 
 
 def _end(*_: object) -> NoReturn:

@@ -13,7 +13,7 @@ from ..auth.keys import Keys
 from ..auth.tokens import SHORT_SECRET
 from ..config import Config, examine
 from ..control.secrets_check import differing
-from ..errors import GatewayError, NotPermitted
+from ..errors import ConfigurationError, GatewayError, NotPermitted
 from ..runtime import tracing
 from ..runtime.logs import printable
 from ..serve.certificate import certificate_fault
@@ -76,7 +76,7 @@ def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | Non
 def read_settings(config: str | None, *, valkey_url: str | None, data_dir: str | None) -> tuple[Config | None, Report]:
     """The settings, None if they are wrong, and a report with what is wrong with them. From now on little is logged: it is in the report."""
     report = Report()
-    for what in ("rights", "store", "link"):  # what is missing, or away, is in the report
+    for what in ("rights", "store", "link", "tokens"):  # what is missing, or away, is in the report
         logging.getLogger(f"gateway.{what}").setLevel(logging.CRITICAL)
     settings, report.faults = examine(config, valkey_url=valkey_url, data_dir=data_dir)
     if settings is not None:
@@ -102,7 +102,7 @@ async def check_settings(given: Config, role: str, report: Report, *, loads: boo
     config = given
     try:
         config = with_secrets(given, make=False)
-        Keys(config.tokens)
+        await _check_key_server(Keys(config.tokens), report)
     except GatewayError as error:
         report.faults.append(str(error))
     report.faults += filter(None, [certificate_fault(config)])
@@ -112,6 +112,19 @@ async def check_settings(given: Config, role: str, report: Report, *, loads: boo
         await _check_valkey(config, configured_url(config), role, report, loads=loads)
     except GatewayError as error:
         report.faults.append(str(error))
+
+
+async def _check_key_server(keys: Keys, report: Report) -> None:
+    """A gateway starts without it, and refuses all tokens that it has the keys for."""
+    if not keys.has_url:
+        return
+    await keys.learn()
+    if keys.fault:
+        report.warn(f"tokens.jwks_url cannot be read from here: {keys.fault}")
+    elif not keys.fetched:
+        report.warn("tokens.jwks_url answers no key that can be used")
+    else:
+        report.fine["key server"] = f"{keys.fetched} key{'s' * (keys.fetched != 1)} can be used"
 
 
 def _trace_faults(config: Config) -> list[str]:
@@ -131,6 +144,11 @@ def _doubt_settings(config: Config, report: Report) -> None:
     if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
         report.warn(
             f"tokens.hmac_secret is short; {SHORT_SECRET} bytes or more are safe", f"tokens.hmac_secret: openssl rand -hex {SHORT_SECRET}"
+        )
+    if any(secret != secret.strip() for secret in (config.tokens.hmac_secret, *config.tokens.previous_hmac_secrets)):
+        report.warn(
+            "tokens.hmac_secret, or one of tokens.previous_hmac_secrets, begins or ends with white space, as the end of a file's last line: a "
+            "backend whose secret does not makes tokens that are refused"
         )
     if "*" in config.allowed_origins:
         report.warn(
@@ -234,7 +252,10 @@ async def _check_link(config: Config, address: Address, commands: Commands, righ
 
 async def _compare_keys(config: Config, commands: Commands, report: Report) -> None:
     """A configuration without any key has nothing to compare: it is one of a machine where no gateway runs."""
-    if not Keys(config.tokens):
+    try:
+        if not Keys(config.tokens):
+            return
+    except ConfigurationError:  # which is reported already
         return
     others = await differing(commands, config.prefix, fingerprint(config.tokens, config.prefix))
     if others:

@@ -137,6 +137,8 @@ def token(user: str, expires: str, channel: str | None, info: str | None, config
         raise ConfigurationError(
             f'no tokens.hmac_secret is configured, and none is stored in {settings.data_path}; run "gateway serve" once, or set it'
         )
+    if settings.tokens.algorithms and "HS256" not in settings.tokens.algorithms:
+        raise ConfigurationError("tokens.algorithms does not allow HS256, with which this command signs: gateways would refuse the token")
     print(
         mint(
             settings.tokens.hmac_secret,

@@ -24,8 +24,6 @@ def announce(text: str) -> None:
 def write_output(text: str = "") -> None:
     """Writes it, after what was printed and not written yet. Raises OSError; what is left is dropped then, of which the interpreter would fail at
     its end."""
-    if sys.stdout is None:  # it was closed when the program started
-        return
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

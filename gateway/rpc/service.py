@@ -187,12 +187,18 @@ class Service:
     # Leases.
 
     async def _renew_leases(self, commands: Commands) -> None:
+        failed = False
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
                 await self._renew(commands)
             except StoreError as error:
-                log.warning("the leases were not renewed: %s", error)
+                log.log(logging.DEBUG if failed else logging.WARNING, "the leases were not renewed: %s; trying again", error)
+                failed = True
+            else:
+                if failed:
+                    log.warning("the leases are renewed again")
+                failed = False
 
     async def _renew(self, commands: Commands) -> None:
         """Renews all leases, each for itself: a shard that does not answer costs those alone that it holds. Raises the first error."""

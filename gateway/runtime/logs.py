@@ -13,7 +13,8 @@ def printable(text: str) -> str:
     """The text with everything that is not to be seen, control characters and line ends too, written as Python's escapes."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    # Not by the codec unicode_escape, which Python imports when it is first used: there may be no file descriptor left then.
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def printable_json(text: str) -> str:

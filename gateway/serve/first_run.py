@@ -71,6 +71,8 @@ def _write(path: Path, secrets_: dict[str, str]) -> None:
     try:
         with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
             json.dump(secrets_, file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut would leave an empty file under its name, with which no gateway starts
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()

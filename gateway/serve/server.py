@@ -124,7 +124,7 @@ def _run_several(
     metrics: socket.socket | None,
     passed: socket.socket | None,
 ) -> None:
-    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, and all on ``metrics``.
+    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, once it is ready, and all on ``metrics``.
 
     All workers listen on the socket that systemd ``passed``, if there is one.
     """
@@ -136,7 +136,6 @@ def _run_several(
         if embedded is not None:
             embedded.release()  # the lock is the parent's: a worker that outlives it must not hold it
         with contextlib.closing(passed or _bind(config, shared=True)) as listener:
-            listener.listen(BACKLOG)
             _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
 
     watch = Upkeep(embedded) if embedded is not None else lambda: None
@@ -163,7 +162,7 @@ def _start(embedded: EmbeddedServer, config: Config) -> None:
         return
     count = asyncio.run(renew_epochs(embedded.url, config.prefix))
     log.warning(
-        "the embedded valkey may be older than it was: its folder, or a file in it, is a copy, or the machine went down; "
+        "the embedded valkey may be older than it was: its folder, or a file in it, is a copy, the machine went down, or its disk was full; "
         "%d channels begin a new epoch",
         count,
     )

@@ -42,6 +42,12 @@ _OPTIONS: dict[str, Any] = {
 }
 
 _SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster")
+# The options of a URL beside those of TLS. Others of valkey-py change what it reads (protocol, decode_responses), or make it raise.
+_OPTIONS_FOR_PEOPLE = ("db", "username", "password")
+_OPTIONS_OF_SOCKETS = (
+    *("client_name", "health_check_interval", "max_connections", "retry_on_timeout"),
+    *("socket_connect_timeout", "socket_keepalive", "socket_timeout"),
+)
 
 
 class Server(NamedTuple):
@@ -125,6 +131,7 @@ class Address:
         try:
             if _hides_login(self.url):
                 raise ConfigurationError(f"valkey_url: the login in {str(self)!r} does not end before the host; {_ENCODE}")
+            _check_parts(self.url)
             self._pool = self._make_pool(scheme)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
@@ -212,6 +219,16 @@ class Address:
 
     def __str__(self) -> str:
         return _shown(self.url)
+
+
+def _check_parts(url: str) -> None:
+    """Raises ConfigurationError for an option that there is not, and for a path that is no database: valkey-py would take the first one, 0."""
+    parts = urlsplit(url)
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in (*_OPTIONS_FOR_PEOPLE, *_OPTIONS_OF_SOCKETS) and not name.startswith("ssl_"):
+            raise ConfigurationError(f"valkey_url: there is no option {name}; there are {', '.join(_OPTIONS_FOR_PEOPLE)}, and those of TLS")
+    if parts.scheme in ("valkey", "valkeys") and not re.fullmatch(r"(/[0-9]*)?", parts.path):
+        raise ConfigurationError("valkey_url: what follows the host is the number of a database, as in valkey://host/1")
 
 
 _ENCODE = "write / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"

@@ -1,9 +1,10 @@
 """Whether an embedded server goes on where the last one on its folder ended, by a note in that folder.
 
-It may not where the machine went down under it, which takes what was not on the disk yet, and where the folder is a copy, or was given back the files
-of a backup. No gateway that saw more is left then to notice what is missing.
+It may not where the machine went down under it, which takes what was not on the disk yet, where it ended while it could not write to its file, as on a
+full disk, and where the folder is a copy, or was given back the files of a backup. No gateway that saw more is left then to notice what is missing.
 
 The note is ``STATE INODE``, or ``stopped INODE CHANGED`` once the server ended in order; before, STATE is the boot of the machine that it runs on.
+It is empty where something is missing for certain: a full disk takes no other note.
 INODE is that of the folder with its file, which a copy does not have. CHANGED is when that folder and the files in it were changed last (ctime, in
 ns), which no program can set: what writes an older file there, or only gives it to another user, leaves a later time.
 """
@@ -34,9 +35,12 @@ class Continuity:
     def is_broken(self) -> bool:
         """Whether what was acknowledged last may be missing. Call it before the server starts, which changes its files. Raises OSError."""
         try:
-            state, inode, *changed = self._note.read_text().split()
-        except (OSError, ValueError):
+            text = self._note.read_text()
+            state, inode, *changed = text.split()
+        except OSError:
             return False
+        except ValueError:
+            return not text
         if inode != self._inode():
             return True
         if state == STOPPED:
@@ -54,6 +58,13 @@ class Continuity:
             draft.replace(self._note)
         except OSError as error:
             log.warning("%s could not be written: %s", self._note, error.strerror)
+
+    def doubt(self) -> None:
+        """What was acknowledged last will be missing: it was not written to the file, and is lost when the server ends."""
+        try:
+            os.close(open_private(self._note, os.O_WRONLY | os.O_TRUNC))
+        except OSError as error:
+            log.warning("%s could not be emptied: %s", self._note, error.strerror)
 
     def _inode(self) -> str:
         return str(self._folder.stat().st_ino) if self._folder.exists() else "none"

@@ -197,6 +197,9 @@ class EmbeddedServer:
             return
         try:
             deadline = time.monotonic() + STOP_SECONDS
+            if self._lacks_writes():
+                self._continuity.doubt()
+                self.is_older = True
             ordered = self._is_ordered_to_end()
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -208,6 +211,15 @@ class EmbeddedServer:
                 log.warning("the embedded valkey (process %d) still runs after %g s; the next start adopts it", self._pid, STOP_SECONDS)
         finally:
             self.release()
+
+    def _lacks_writes(self) -> bool:
+        """Whether some of what it acknowledged is in its memory alone, since its file could not be written, as on a full disk."""
+        with _commands(self._socket) as server:
+            try:
+                return b"aof_last_write_status:err" in server.call(b"INFO", b"persistence")
+            except StoreError as error:
+                log.debug("the embedded valkey does not say whether it writes its file: %s", error)
+                return False
 
     def _is_ordered_to_end(self) -> bool:
         """False where the server cannot be reached: it has ended, or it began a moment ago and does not listen yet."""
@@ -249,11 +261,16 @@ class EmbeddedServer:
             raise ConfigurationError(f"data_dir {self._data_path} cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(lock, 20).decode(errors="replace").strip()
             os.close(lock)
             raise ConfigurationError(
                 f"another gateway (process {holder or 'unknown'}) runs on {self._data_path}; stop it, or set another data_dir or a valkey_url"
+            ) from None
+        except OSError as error:  # a network's file system without locks
+            os.close(lock)
+            raise ConfigurationError(
+                f"data_dir {self._data_path} cannot be locked: {error.strerror}; name a folder on a disk of this machine"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -299,19 +316,21 @@ class EmbeddedServer:
                 try:
                     server.call(b"PING")
                     return
-                except Loading:
+                except Loading as error:
                     if not logged and time.monotonic() - started > 1:
                         log.warning("valkey is reading its file in %s; this may take a while", self._data_path)
                         logged = True
-                    patience = LOADING_SECONDS
-                except StoreError:
-                    patience = START_SECONDS
+                    patience, fault = LOADING_SECONDS, str(error)
+                except StoreError as error:
+                    patience, fault = START_SECONDS, str(error)
             if self.adopted and self._spawn_unless_running():
                 self.adopted = False  # the server that ran has ended meanwhile
             if self._process is not None and self._process.poll() is not None:
                 raise ConfigurationError(f"the embedded valkey did not start: {self._last_words()}")
             if time.monotonic() - started > patience:
-                raise ConfigurationError(f"the embedded valkey does not answer on {self._socket}; see {self._data_path / 'valkey.log'}")
+                raise ConfigurationError(
+                    f"the embedded valkey on {self._socket} does not work: {fault}; see {self._data_path / 'valkey.log'}"
+                )
             time.sleep(0.01)
 
     def _learn(self) -> None:

@@ -69,6 +69,7 @@ class ForeignMessages:
         self._writer: Any = None
         self._lost = asyncio.Event()
         self._confirmed = asyncio.Event()
+        self._complained = False  # of a refusal to subscribe
         self._silent_beats = 0
         self._listening: asyncio.Task[None] | None = None
 
@@ -142,12 +143,15 @@ class ForeignMessages:
         self._silent_beats = 0
         for reply in replies:
             if isinstance(reply, StoreError):
-                log.error("%s: Valkey refuses to publish to it: %s", self._title, reply)
+                level = logging.DEBUG if self._complained else logging.ERROR  # the first in a row: it is asked again every few seconds
+                log.log(level, "%s: Valkey refuses to publish to it: %s", self._title, reply)
+                self._complained = True
             elif reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
             elif reply[0] == b"pmessage" and not reply[2].startswith(self._ours):
                 self._on_message(reply[2], reply[3])
             elif reply[0] in (b"subscribe", b"psubscribe"):
+                self._complained = False
                 self._confirmed.set()
 
     def _on_message(self, channel: bytes, text: bytes) -> None:

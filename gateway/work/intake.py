@@ -162,6 +162,7 @@ class Intake:
 
     async def keep_lease(self) -> None:
         """Renews the lease until it is cancelled."""
+        failed = False
         while True:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS)
             try:
@@ -170,7 +171,11 @@ class Intake:
                     async with self._asking:  # what was lost on the way to a connection that broke may have been carried out late
                         await self._compare()
             except StoreError as error:
-                log.warning("queue %s: the lease was not renewed: %s", self.queue, error)
+                level = logging.DEBUG if failed else logging.WARNING  # the first in a row
+                log.log(level, "queue %s: the lease was not renewed: %s; trying again", self.queue, error)
+                failed = True
+            else:
+                failed = False
 
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""

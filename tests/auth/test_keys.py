@@ -283,6 +283,25 @@ async def test_when_keys_cannot_be_had_the_known_ones_stay(key_server: KeyServer
     assert "\n" not in record.getMessage() and record.exc_info is None
 
 
+async def test_a_key_server_that_is_away_is_logged_once_and_so_is_its_return(
+    key_server: KeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked every ten seconds where no key is known."""
+    keys = by_url(key_server)._keys
+    key_server.status = 500
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            await keys.learn()
+        key_server.status = 200
+        key_server.hold(jwk(RSA_KEY, "r"))
+        for _ in range(3):
+            await keys.learn()
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "tokens.jwks_url could not be read",
+        "tokens.jwks_url can be read again",
+    ]
+
+
 async def test_a_set_just_within_the_limit_is_read(key_server: KeyServer) -> None:
     key_server.hold(jwk(RSA_KEY, "r"))
     key_server.answer = key_server.answer.ljust(JWKS_BYTES)
@@ -464,6 +483,9 @@ BROKEN = "-----BEGIN PUBLIC KEY-----\nbm90IGEga2V5\n-----END PUBLIC KEY-----\n"
     [
         ({"algorithms": ["HS256", "ROT13"]}, "tokens.algorithms: there is no 'ROT13'"),
         ({"algorithms": ["none"]}, "tokens.algorithms: there is no 'none'"),
+        ({"hmac_secret": LONG_SECRET, "algorithms": ["RS256"]}, "tokens.algorithms allows none that the configured keys check"),
+        ({"jwks_url": "https://keys.example.org/jwks", "algorithms": ["HS256"]}, "tokens.algorithms allows none"),
+        ({"public_key_file": "~nobody-is-called-so/key.pem"}, "key.pem cannot be used: Could not determine home directory"),
         ({"public_key_file": "FOLDER/nowhere.pem"}, "public_key_file FOLDER/nowhere.pem cannot be used"),
         ({"public_key_file": "FOLDER"}, "public_key_file FOLDER cannot be used"),
         ({"public_key_file": "FOLDER/empty.pem"}, "holds no public key"),

@@ -107,6 +107,12 @@ CASES: dict[str, Any] = {
     "bench page in no folder": ("bench --html $folder/none/page.html", 2, ("no folder", "page.html")),
     "bench report into a folder": ("bench --json $folder", 2, ("cannot be written", "a folder")),
     "no secret": ("token --user u --data-dir $empty", 1, ("tokens.hmac_secret", "gateway serve")),
+    "no algorithm of gateway token": (
+        "token --user u --config $file",
+        1,
+        ("tokens.algorithms", "HS256"),
+        '[tokens]\nhmac_secret = "0123456789abcdef0123456789abcdef"\nalgorithms = ["HS512"]\n',
+    ),
     "no file": ("check --config $folder/none.toml", 1, ("none.toml",)),
     "not TOML": ("serve --config $file", 1, ("$file", "line 1"), "port = = 1\n"),
     "unknown key": ("serve --config $file", 1, ("$file", "'prot'"), "prot = 1\n"),

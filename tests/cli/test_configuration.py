@@ -130,3 +130,16 @@ def test_no_time_is_without_an_end(variables: pytest.MonkeyPatch, tmp_path: Path
     (file := tmp_path / "gateway.toml").write_text(f"{name} = {value}\n")
     with pytest.raises(ConfigurationError, match=f"{name}: Input should be a finite number"):
         load(file)
+
+
+def test_a_home_of_nobody_is_a_fault_and_no_folder(variables: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="data_dir: there is no user 'nobody-is-called-so' whose home"):
+        load(data_dir="~nobody-is-called-so/gateway")
+
+
+def test_white_space_around_a_key_which_no_request_can_send_is_left_out(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As of a secret of Kubernetes that was made with ``echo``."""
+    variables.setenv("GATEWAY_METRICS_KEY", "m1\n")
+    (file := tmp_path / "gateway.toml").write_text('api_keys = ["k1\\n", "", " "]\n')
+    config = load(file)
+    assert (config.api_keys, config.metrics_key) == (["k1"], "m1")

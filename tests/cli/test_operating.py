@@ -19,7 +19,8 @@ from gateway.cli.log_setup import JsonFormatter
 from ..kit.clients import client, stream
 from ..kit.forks import Program
 from ..kit.gateways import RULES, RunningGateway, Start
-from ..kit.programs import process, run
+from ..kit.keys import RSA_KEY, KeyServer, jwk
+from ..kit.programs import ENVIRONMENT, GATEWAY, process, run
 from ..kit.tokens import SECRET
 from ..kit.waiting import until
 
@@ -74,6 +75,50 @@ def test_check_reports_every_fault_in_a_line_of_its_own(tmp_path: Path) -> None:
         assert word in line
     report = json.loads(run("check", "--json", "--config", file).out)
     assert not report["ok"] and [f"gateway: {fault}" for fault in report["faults"]] == lines
+
+
+def test_check_reports_keys_that_cannot_be_used_once_and_a_secret_with_the_end_of_a_line(used: list[str]) -> None:
+    by = {"GATEWAY_TOKENS__ALGORITHMS": "RS256", "GATEWAY_TOKENS__HMAC_SECRET": f"{SECRET}\n"}
+    outcome = run("check", *used, environment=by)
+    assert outcome.status == 1 and outcome.error.count("tokens.algorithms") == 1
+    assert outcome.out.count("begins or ends with white space") == 1
+
+
+def test_check_asks_the_key_server_without_whose_keys_a_gateway_refuses_tokens(used: list[str], key_server: KeyServer) -> None:
+    by = {"GATEWAY_TOKENS__JWKS_URL": key_server.url}
+    assert "warning         tokens.jwks_url answers no key that can be used\n" in run("check", *used, environment=by).out
+    key_server.hold(jwk(RSA_KEY, "r"))
+    assert "key server      fine (1 key can be used)\n" in run("check", *used, environment=by).out
+    key_server.status = 404
+    outcome = run("check", *used, environment=by)
+    assert "warning         tokens.jwks_url cannot be read from here: HTTP Error 404" in outcome.out and "jwks" not in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "status", "says"),
+    [
+        (("queue", "purge", "default", "dead"), 0, 2, "where it cannot ask, give --yes"),
+        (("restored",), 0, 2, "where it cannot ask, give --yes"),
+        (("publish", "posts:x", "-"), 0, 0, ""),
+        (("doctor", "--token", "-"), 0, 2, "no token on standard input"),
+        (("queue", "list", "--watch"), 1, 2, "--watch needs a terminal"),
+        (("recipe", "nginx"), 1, 0, ""),
+    ],
+)
+def test_a_standard_file_that_is_closed_is_an_empty_one(
+    used: list[str], words: tuple[str, ...], closed: int, status: int, says: str
+) -> None:
+    options = [] if words[0] == "recipe" else used
+    command = [
+        sys.executable,
+        "-c",
+        f"import os, sys; os.close({closed}); os.execvp(sys.argv[1], sys.argv[1:])",
+        *GATEWAY,
+        *words,
+        *options,
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT, timeout=30)
+    assert done.returncode == status and says in done.stderr and done.stderr.count("\n") == bool(says)
 
 
 def test_check_and_publish_answer_programs_in_json(gateway: RunningGateway, used: list[str]) -> None:

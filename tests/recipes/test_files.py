@@ -125,6 +125,12 @@ def test_a_host_that_would_end_a_line_of_a_recipe_is_no_host() -> None:
             Config(host=host)
 
 
+def test_systemd_starts_a_gateway_again_for_as_long_as_its_valkey_is_away() -> None:
+    """A start without Valkey fails within a second: five of them within ten seconds would be the last, by systemd's default."""
+    unit, _, service = recipe("systemd", Config(), PLACE).partition("\n[Service]\n")
+    assert "\nStartLimitIntervalSec=0\n" in unit and "\nRestart=always\n" in service
+
+
 def test_systemd_starts_a_program_whose_path_has_spaces_and_none_with_quotes() -> None:
     assert 'ExecStart="/opt/my %%gateway/bin/gateway" serve' in recipe(
         "systemd", Config(), PLACE._replace(program="/opt/my %gateway/bin/gateway")

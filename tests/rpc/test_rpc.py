@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import valkey
 
-from gateway.errors import Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.rpc import Caller, Failure, Service
+from gateway.rpc import service as service_module
 from gateway.store.embedded import socket_path
 
 from ..kit.clients import client
@@ -563,3 +565,27 @@ async def test_a_service_that_reaches_no_valkey_raises_unavailable(tmp_path: Pat
         service.method("x")(lambda caller, data: asyncio.sleep(0))
         with pytest.raises(Unavailable):
             await service.run()
+
+
+async def test_leases_that_cannot_be_renewed_are_logged_once_and_so_is_their_return(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As while Valkey's disk is full: it is tried each second."""
+    outcomes = iter([True, False, False, True, True])
+
+    async def renew(commands: Any) -> None:
+        outcome = next(outcomes, None)
+        if outcome is None:
+            raise asyncio.CancelledError
+        if not outcome:
+            raise StoreError("MISCONF Errors writing to the AOF file")
+
+    service = Service()
+    monkeypatch.setattr(service_module, "RENEW_SECONDS", 0)
+    monkeypatch.setattr(service, "_renew", renew)
+    with caplog.at_level(logging.INFO), pytest.raises(asyncio.CancelledError):
+        await service._renew_leases(Mock())
+    assert caplog.messages == [
+        "the leases were not renewed: MISCONF Errors writing to the AOF file; trying again",
+        "the leases are renewed again",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -33,6 +34,21 @@ def record(message: str, *arguments: object, raised: BaseException | None = None
 def test_what_cannot_be_seen_is_written_as_an_escape(given: str, written: str) -> None:
     assert printable(given) == written
     assert FORMATTER.format(record("client %s refused", given)) == f"INFO client {written} refused"
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource
+from gateway.runtime.logs import printable
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+print(printable("Exception in ASGI application\\n"))
+"""
+
+
+def test_a_line_is_written_where_no_file_descriptor_is_left() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("Exception in ASGI application\\n\n", "")
 
 
 def test_what_cannot_be_seen_in_json_is_an_escape_of_json_or_a_space_between_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,16 @@ def test_a_file_without_secrets_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ConfigurationError, match=r"holds no secrets .* remove it to have new ones made, which ends all tokens"):
         with_secrets(load(data_dir=str(tmp_path)), make=False)
+
+
+def test_the_secrets_are_on_the_disk_before_they_are_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after the first run would leave an empty file."""
+    written: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        assert not (tmp_path / FILE).exists()
+        written.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with_secrets(load(data_dir=str(tmp_path)), make=True)
+    assert written == [(tmp_path / FILE).stat().st_size]

@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.serve import workers
 from gateway.serve.workers import run_workers
 
 from ..kit import forks
+from ..kit.gateways import Start
+from ..kit.servers import ValkeyServer
 from ..kit.waiting import wait_until
 
 SEEN = 7
@@ -106,3 +110,23 @@ def test_an_order_to_end_that_comes_while_a_dead_worker_is_noted_reaches_the_oth
     parent._workers = {each.pid: workers._Worker(0, 0, 0.0) for each in (gone, lives)}
     parent.stop(signal.SIGTERM, None)
     assert lives.wait(10) == -signal.SIGTERM
+
+
+def test_a_worker_that_starts_takes_no_connections_before_it_is_ready(
+    start_gateway: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """They would wait for it, and be reset where its start fails, as while Valkey is away."""
+    server = ValkeyServer(tmp_path_factory.mktemp("server"))
+    try:
+        gateway = start_gateway("workers = 2\n", valkey_url=server.url)
+        children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
+        first, _ = before = children.read_text().split()
+        server.freeze()
+        os.kill(int(first), signal.SIGKILL)
+        wait_until(lambda: set(children.read_text().split()) - set(before), "another is started in its place")
+        assert {gateway.http("GET", "/health/live")[0] for _ in range(20)} == {200}
+        server.thaw()
+        assert gateway.stop() == 0
+    finally:
+        server.thaw()
+        server.stop()

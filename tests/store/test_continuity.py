@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import subprocess
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
+import valkey
 
-from gateway.store import continuity
+from gateway.errors import ConfigurationError
+from gateway.store import continuity, embedded
 from gateway.store.continuity import Continuity
 from gateway.store.embedded import EmbeddedServer
 
@@ -69,3 +75,46 @@ def test_an_older_state_that_is_written_over_the_newer_one_is_noticed(tmp_path: 
 def test_a_note_of_an_older_version_has_no_time(tmp_path: Path) -> None:
     (tmp_path / "gateway.continuity").write_text("stopped none\n")
     assert not Continuity(tmp_path).is_broken()
+
+
+def on_a_full_disk(data: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddedServer:
+    """A server that has acknowledged what it could not write. The limit of a file's size is the full disk here."""
+    monkeypatch.setattr(subprocess, "Popen", partial(subprocess.Popen, restore_signals=False))  # else a signal would end it at the limit
+    server = EmbeddedServer(data)
+    server.start()
+    resource.prlimit(server._pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+    with closing(valkey.Valkey.from_url(server.url)) as client:
+        assert client.set("acknowledged", "x" * 100_000)
+    return server
+
+
+def test_a_server_that_ends_while_its_disk_is_full_lacks_what_it_acknowledged_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey acknowledges what it holds for the next attempt to write."""
+    monkeypatch.setattr(
+        subprocess, "Popen", partial(subprocess.Popen, restore_signals=False)
+    )  # else a signal would end the server at the limit
+    server = EmbeddedServer(tmp_path)
+    server.start()
+    resource.prlimit(server._pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+    with closing(valkey.Valkey.from_url(server.url)) as client:
+        assert client.set("acknowledged", "x" * 100_000)
+    server.stop()
+    server.start()
+    with closing(valkey.Valkey.from_url(server.url)) as client:
+        assert client.get("acknowledged") is None
+    assert server.is_older
+    server.goes_on()
+    server.stop()
+    assert not Continuity(tmp_path).is_broken()
+
+
+def test_a_server_that_is_adopted_while_its_disk_is_full_is_refused_with_that_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, next_one = on_a_full_disk(tmp_path, monkeypatch), EmbeddedServer(tmp_path)
+    killed.release()
+    monkeypatch.setattr(embedded, "START_SECONDS", 0.01)
+    with pytest.raises(ConfigurationError, match="does not work: MISCONF Errors writing to the AOF file"):
+        next_one.start()
+    next_one.stop()
+    assert killed._process is not None and killed._process.wait(10) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -28,6 +29,15 @@ def usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+def test_a_file_system_without_locks_is_named_and_no_other_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ConfigurationError, match=f"data_dir {tmp_path} cannot be locked: No locks available; name a folder on a disk"):
+        EmbeddedServer(tmp_path).start()
 
 
 def open_to_others(folder: Path) -> list[str]:

@@ -11,14 +11,17 @@ import random
 import signal
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import valkey
 
+from gateway.bridging import BridgeRules
 from gateway.config import Config
-from gateway.errors import Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.store.connect import Address
 from gateway.store.history import History
+from gateway.store.layout import Layout
 from gateway.work import exclusive, foreign_keys, foreign_messages, source
 from gateway.work.bridges import Bridges
 
@@ -455,3 +458,14 @@ def _add(store: valkey.Valkey, key: str, chance: random.Random, expected: dict[s
             pipeline.lpush(f"{key}:list", json.dumps({"from": "list", "to": channel, "n": number}))
             pipeline.xadd(f"{key}:stream", {"data": json.dumps({"from": "stream", "to": channel, "n": number})})
         pipeline.execute()
+
+
+def test_a_subscription_that_valkey_refuses_is_logged_once_until_it_is_confirmed(caplog: pytest.LogCaptureFixture) -> None:
+    """It is asked for every few seconds, for as long as the user lacks the right."""
+    rules = BridgeRules(pubsub="news", channel="posts:x")
+    bridged = foreign_messages.ForeignMessages(Address("valkey://localhost"), History(Mock(), Layout("gw")), rules, 1000)
+    for _ in range(2):
+        bridged._on_replies([StoreError("NOPERM")])
+        bridged._on_replies([StoreError("NOPERM")])
+        bridged._on_replies([[b"subscribe", b"news", 1]])
+    assert caplog.messages == ["bridge news: Valkey refuses to publish to it: NOPERM"] * 2

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
 import valkey
 
-from gateway.errors import Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.runtime.tasks import Tasks, end
 from gateway.store.access import make_commands
 from gateway.store.connect import Address
@@ -465,6 +466,26 @@ async def test_no_jobs_are_taken_while_what_a_worker_holds_is_compared() -> None
     answered.set()
     assert await taking == [] and b"gateway_take" in called
     await end(keeping)
+
+
+async def test_a_lease_that_cannot_be_renewed_is_logged_once_in_a_row(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = Intake(Mock(), Layout("gw"), "default", "w", 0.003, lambda: None, Tasks())
+    outcomes = iter([False, False, False, True, False])
+
+    async def renew() -> None:
+        outcome = next(outcomes, None)
+        if outcome is None:
+            raise asyncio.CancelledError
+        if not outcome:
+            raise StoreError("MISCONF")
+
+    monkeypatch.setattr(intake, "renew", renew)
+    monkeypatch.setattr(intake, "_compare", AsyncMock())
+    with pytest.raises(asyncio.CancelledError):
+        await intake.keep_lease()
+    assert caplog.messages == ["queue default: the lease was not renewed: MISCONF; trying again"] * 2
 
 
 async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a_dead_one_go_to_others(

@@ -34,7 +34,7 @@ __all__ = ["Question", "run_doctor"]
 PROBE_SECONDS = 180  # for which the token is valid that connects through the proxy
 ANNOUNCED_SECONDS = 3.0  # a longer wait is announced to people
 NOWHERE = "unix:///nowhere"  # of commands that are never sent
-ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a gateway that listens on all addresses is asked
+ANY_HOST = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # where a gateway that listens on all addresses is asked
 
 
 class Question(NamedTuple):

@@ -26,6 +26,7 @@ __all__ = [
     *("check_way", "judge_body", "judge_live", "judge_stream", "judge_view", "judge_websocket", "read_view"),
 ]
 
+MAPPED = "::ffff:"  # in front of an address of IPv4 that a gateway sees which listens on [::]
 FORGED = "192.0.2.77"  # an address of no machine. Source: RFC 5737
 SENT = {
     "authorization": "Bearer gateway-doctor",
@@ -56,7 +57,8 @@ class Seen(NamedTuple):
     @property
     def is_direct(self) -> bool:
         """Whether nothing is between us and the gateway."""
-        return self.view.request.socket == self.own
+        address, port = self.view.request.socket
+        return (address.removeprefix(MAPPED), port) == self.own
 
 
 class Way(NamedTuple):

@@ -19,6 +19,7 @@ import pytest
 from gateway.auth.tokens import mint
 from gateway.cli.doctor.clock_check import Reading
 from gateway.cli.doctor.diagnosis import Diagnosis, Weight
+from gateway.cli.doctor.examination import _look_at_the_gateway
 from gateway.cli.doctor.place import Place
 from gateway.cli.doctor.probes import Answer, Flow, Unanswered, ask, follow_stream
 from gateway.cli.doctor.proxy_check import (
@@ -149,6 +150,15 @@ async def test_a_gateway_shows_what_it_sees_only_to_a_caller_that_proves_to_have
     for proof in (proof_of(API_KEY, time.time() - 7200), f"{time.time():.0f}", "nan x", "9" * 400 + " x"):
         answer = gateway.http("GET", "/health/doctor", None, {PROOF_HEADER: proof})
         assert answer[0] == 403 and b"socket" not in answer[1]
+
+
+@pytest.mark.parametrize("host", ["::", ""])
+async def test_a_gateway_on_all_addresses_is_asked_at_this_machine_and_has_no_proxy_in_front(start_gateway: Start, host: str) -> None:
+    gateway = start_gateway(f'host = "{host}"\n')
+    config = load(None, host=host, port=gateway.port, api_keys=[API_KEY])
+    assert await _look_at_the_gateway(config) is not None
+    seen = await read_view(Place.of(f"http://127.0.0.1:{gateway.port}"), [API_KEY])
+    assert not isinstance(seen, str) and seen.is_direct
 
 
 async def test_an_empty_api_key_proves_nothing() -> None:
