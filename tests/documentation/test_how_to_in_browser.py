@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ..kit.servers import free_port
+from ..kit.ports import free_port
 from ..kit.waiting import wait_until
 from .how_to import Desk, code
 from .pages import snippets

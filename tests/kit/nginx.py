@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .servers import free_port
+from .ports import free_port
 from .waiting import wait_until
 
 __all__ = ["needs_nginx", "nginx"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from .ports import free_port
 from .waiting import wait_until
 
 __all__ = ["Prometheus", "needs_prometheus", "promtool"]
@@ -37,9 +37,7 @@ class Prometheus:
     """
 
     def __init__(self, file: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self.now = ""
         self._log = (file.parent / "prometheus.log").open("wb")
         options = {

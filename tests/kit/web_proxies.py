@@ -24,7 +24,7 @@ from gateway.recipes import Place, recipe
 from .certificates import Authority
 from .clients import SECONDS, Socket
 from .gateways import RunningGateway
-from .servers import free_port
+from .ports import free_port
 from .waiting import wait_until
 
 __all__ = ["FORGED", "HERE", "KINDS", "PATH", "WebProxy", "fault", "needs_program"]

@@ -16,8 +16,8 @@ import pytest
 
 from ..kit.clients import client
 from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.ports import free_port
 from ..kit.scrapes import scraped_port
-from ..kit.servers import free_port
 from ..kit.waiting import wait_until
 
 WORKERS = 2

@@ -15,8 +15,8 @@ from gateway.errors import ConfigurationError
 from gateway.serve import systemd
 from gateway.serve.systemd import notify_ready, passed_listener
 
+from ..kit.ports import free_port
 from ..kit.programs import ENVIRONMENT, GATEWAY
-from ..kit.servers import free_port
 from ..kit.waiting import wait_until
 from ..kit.web_proxies import needs_program
 

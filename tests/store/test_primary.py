@@ -16,7 +16,8 @@ from publishers import Publisher, SyncPublisher
 
 from ..kit.clients import client
 from ..kit.gateways import Start
-from ..kit.servers import Pair, ValkeyServer, free_port
+from ..kit.ports import free_port
+from ..kit.servers import Pair, ValkeyServer
 from ..kit.waiting import until
 
 

@@ -22,8 +22,9 @@ from ..kit.certificates import Authority
 from ..kit.clients import client
 from ..kit.gateways import RULES, Start
 from ..kit.jobs import working
+from ..kit.ports import free_port
 from ..kit.programs import run
-from ..kit.servers import REDIS, SERVICE, TlsServer, ValkeyServer, free_port, tls_files
+from ..kit.servers import REDIS, SERVICE, TlsServer, ValkeyServer, tls_files
 from ..kit.services import running
 from ..kit.waiting import until
 

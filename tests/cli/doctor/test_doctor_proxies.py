@@ -40,7 +40,7 @@ from gateway.edges.doctor_view import PROOF_HEADER, SeenProcess, SeenRequest, Vi
 
 from ...kit.gateways import API_KEY, RunningGateway, Start
 from ...kit.nginx import needs_nginx, nginx
-from ...kit.servers import free_port
+from ...kit.ports import free_port
 from ...kit.tokens import SECRET
 from ...kit.web_proxies import needs_program
 
