@@ -22,6 +22,7 @@ LINKS_PER_SHARD = 2  # connections of one gateway: commands, and the link
 PING_SECONDS = 25
 STORM_SHARE = 0.7  # of the cores, while all clients return
 RING_BYTES = 64 * 2**20  # limits.ring_bytes
+PROGRAM_BYTES = 80 * 2**20  # of a process without clients
 
 Lines = list[tuple[str, str, str]]
 
@@ -125,8 +126,8 @@ def _memory(figures: dict[str, Any]) -> Lines:
         ("clients of a process", f"{CLIENTS:,} / {PROCESSES}", f"{CLIENTS // PROCESSES:,}"),
         (
             "memory of a machine, gateways",
-            f"{machine:,} × {_kib(plan['memory'])} + {processes} × {RING_BYTES // 2**20} MiB of rings",
-            _gib(machine * plan["memory"] + processes * RING_BYTES),
+            f"{machine:,} × {_kib(plan['memory'])} + {processes} × ({PROGRAM_BYTES // 2**20} MiB + {RING_BYTES // 2**20} MiB of rings)",
+            _gib(machine * plan["memory"] + processes * (PROGRAM_BYTES + RING_BYTES)),
         ),
         ("memory of a machine, kernel", f"{machine:,} × {_kib(plan['kernel'])}", _gib(machine * plan["kernel"])),
         ("Valkey, clients and inboxes", f"{CLIENTS:,} × ({_kib(plan['valkey_memory'])} + {_kib(figures['inbox'])})", _gib(user)),
