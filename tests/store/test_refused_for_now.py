@@ -26,10 +26,11 @@ class Functions:
 
 class Refusing:
     """Answers like Valkey, and refuses the publications that ``refuses``, which gets their number in the order of their arrival, and a refused one is
-    counted again. ``done`` are those that it carried out."""
+    counted again. ``done`` are those that it carried out. It closes the connection in place of an answer to number ``closes_at``."""
 
     def __init__(self) -> None:
         self.refuses: Callable[[int], bool] = lambda number: False
+        self.closes_at = 0
         self.done: list[bytes] = []
         self._arrived = 0
         self._ends: list[asyncio.StreamWriter] = []
@@ -40,12 +41,17 @@ class Refusing:
         while part := await reader.read(2**16):
             commands.feed(part)
             while (command := commands.gets()) is not False:
-                writer.write(self._answer(command))
+                if (answer := self._answer(command)) == b"":
+                    writer.close()
+                    return
+                writer.write(answer)
 
     def _answer(self, command: list[bytes]) -> bytes:
         if command[0] != b"FCALL":
             return b"+OK\r\n"
         self._arrived += 1
+        if self._arrived == self.closes_at:
+            return b""
         if self.refuses(self._arrived):
             return REFUSAL
         self.done.append(command[-3])  # before the guard
@@ -73,9 +79,9 @@ async def commands(server: Refusing, tmp_path: Path) -> AsyncIterator[ServerComm
     await commands.close()
 
 
-def publish(commands: ServerCommands, channel: str, data: str) -> asyncio.Future[Any]:
+def publish(commands: ServerCommands, channel: str, data: str, *, repeatable: bool = False) -> asyncio.Future[Any]:
     keys = [f"gw:{{{channel}}}:{name}" for name in ("meta", "stream", "keys")]
-    return commands.begin(b"FCALL", b"gateway_publish", 3, *keys, data, guarded=True)
+    return commands.begin(b"FCALL", b"gateway_publish", 3, *keys, data, guarded=True, repeatable=repeatable)
 
 
 async def test_a_publish_is_not_sent_again_once_a_newer_one_of_its_channel_is_there(server: Refusing, commands: ServerCommands) -> None:
@@ -94,3 +100,11 @@ async def test_what_waited_goes_on_in_order_though_the_first_attempt_is_refused_
     async with asyncio.timeout(5):
         await asyncio.gather(*(publish(commands, "a", str(number)) for number in range(5)))
     assert server.done == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_one_that_is_lost_while_it_was_under_way_alone_is_still_the_first(server: Refusing, commands: ServerCommands) -> None:
+    server.refuses = lambda number: number <= 3
+    server.closes_at = 4
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(publish(commands, "a", str(number), repeatable=True) for number in range(3)))
+    assert server.done == [b"0", b"1", b"2"]
