@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..errors import Unavailable
-from .command import Command, keys_of
+from .command import Command, ordered_keys
 
 __all__ = ["CommandQueue"]
 
@@ -77,7 +77,7 @@ class CommandQueue:
         """Valkey answered the command and has not carried it out: nothing is written before ``release``."""
         self._take_back(command)
         if command.guarded:
-            for key in keys_of(command.text):
+            for key in ordered_keys(command.text):
                 self._refused_at.setdefault(key, []).append(command)
         self.held = True
         self.watch_patience()
@@ -88,7 +88,7 @@ class CommandQueue:
     def carried_out(self, command: Command) -> None:
         """Valkey has carried out this guarded command, though it refused others."""
         if command is not self.alone:
-            for key in keys_of(command.text):
+            for key in ordered_keys(command.text):
                 self._overtaken.update(self._refused_at.pop(key, ()))
 
     def take_alone(self, now: float) -> Command | None:
