@@ -52,7 +52,10 @@ class Upkeep:
             if not self._failures:
                 log.error("the embedded valkey ended by itself; starting it again")
             self._server.start()
-        self._server.sync()
+        try:
+            self._server.sync()
+        except OSError as error:
+            raise OSError(f"the file of the embedded valkey cannot be brought to the disk: {error}") from None
 
     def _failed(self, fault: str) -> None:
         log.log(logging.DEBUG if fault == self._fault else logging.ERROR, "%s; trying again", fault)

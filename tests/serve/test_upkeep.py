@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from unittest.mock import Mock
 
 import pytest
 
@@ -44,3 +45,15 @@ def test_a_server_that_cannot_be_started_is_logged_once_and_tried_at_intervals(c
         while next(clock) < 4 * 70:
             upkeep()
         assert caplog.messages[2:] == ["the embedded valkey works again"]
+
+
+def test_a_disk_that_fails_is_named_as_that_of_the_embedded_server(caplog: pytest.LogCaptureFixture) -> None:
+    server = Mock(**{"alive.return_value": True, "sync.side_effect": OSError(5, "Input/output error")})
+    upkeep = Upkeep(server, iter(range(0, 1000, 100)).__next__)
+    upkeep()
+    server.sync.side_effect = None
+    upkeep()
+    assert caplog.messages == [
+        "the file of the embedded valkey cannot be brought to the disk: [Errno 5] Input/output error; trying again",
+        "the embedded valkey works again",
+    ]
