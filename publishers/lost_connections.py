@@ -6,7 +6,8 @@
 - The server has become a standby, which reads and does not write, and the connection outlived that: the first statement that it refuses
   ends the connection, so that the next one looks for the address again.
 - A proxy before the server is silent. To TCP it is alive, and the driver waits for an answer as long as none comes, also to close the connection. That
-  is cut after END_SECONDS, and a relay's connection as ``relay_program`` says. An application's statement takes as long as it takes.
+  is cut after END_SECONDS, and a relay's connection as ``relay_program`` says. An application's statement takes as long as it takes,
+  unless its URL says ``?command_timeout=60``, which is asyncpg's.
 - The process was forked: the connection is the other process's.
 """
 

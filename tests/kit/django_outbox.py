@@ -49,7 +49,7 @@ def _set_up(url: str) -> None:
     database = {"ENGINE": "django.db.backends.sqlite3", "NAME": parsed.database}
     if parsed.get_backend_name() != "sqlite":
         place = {"HOST": parsed.query.get("host") or parsed.host, "PORT": parsed.port or "", "USER": parsed.username}
-        more = {"OPTIONS": {"options": "-c search_path=shop"}}
+        more = {"OPTIONS": {"options": "-c search_path=shop", "application_name": "a shop"}}
         database = {"ENGINE": "django.db.backends.postgresql", "NAME": parsed.database, **place, **more}
     settings.configure(
         DATABASES={"default": database},
@@ -191,8 +191,9 @@ def _relay_has_the_tables() -> bool:
 
     async def look() -> bool:
         async with Database(_url("default")) as database, database.apart() as apart:
-            name = await apart.execute(text("SELECT count(*) FROM outbox"))
-            return await has_table(database, "outbox") and name.scalar() == 0
+            rows = await apart.execute(text("SELECT count(*) FROM outbox"))
+            named = database.sqlite or (await apart.execute(text("SHOW application_name"))).scalar() == "a shop"
+            return await has_table(database, "outbox") and rows.scalar() == 0 and named
 
     return asyncio.run(look())
 

@@ -302,6 +302,27 @@ async def test_an_outbox_of_an_older_version_keeps_its_identity(database: Databa
     assert await identity(database) == before
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_relay_needs_no_rights_but_those_to_the_outbox_that_other_migrations_made(
+    empty: Engine, database_url: str, publisher: Publisher
+) -> None:
+    """It read the other program's version: "permission denied for table alembic_version"."""
+    outbox_tables.create_all(empty)
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
+        connection.execute(text("CREATE ROLE relays LOGIN"))
+        connection.execute(text("GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, outbox_identity TO relays"))
+    by_session(empty, "posts:a", 1)
+    try:
+        async with Database(make_url(database_url).set(username="relays").render_as_string(hide_password=False)) as database:
+            await migrate(database)
+            assert await Relay(database, publisher.history).drain() == 1
+    finally:
+        with empty.begin() as connection:
+            connection.execute(text("DROP OWNED BY relays"))
+            connection.execute(text("DROP ROLE relays"))
+
+
 @pytest.mark.parametrize("version", ["1975ea83b712", "0002", "0017"])
 async def test_a_database_with_other_migrations_and_no_outbox_gets_a_sentence(empty: Engine, database_url: str, version: str) -> None:
     """Versions of four digits were taken for those of this package: it made tables, and set the other program's version."""
