@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from ..rules.json_values import json_of
 from .handlers import Handler, NoJson, Reject, Retry, describe
 from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
 from .threads import Threads
@@ -215,6 +216,6 @@ def _answer(handler: Handler, job: PlainJob, data: bytes) -> tuple[str, Any]:
     except BaseException as error:
         return "error", reason_of(error)
     try:
-        return "finished", msgspec.json.encode(result)
+        return "finished", json_of(result, "the result")
     except Exception as error:  # the job is done; it is not run again for what it returned
-        return "no json", f"the result is not JSON: {error}"
+        return "no json", str(error)

@@ -70,6 +70,10 @@ def own_pid(job: PlainJob) -> int:
     return os.getpid()
 
 
+def return_no_number(job: PlainJob) -> float:
+    return float("nan")
+
+
 def note_and_return_an_object(job: PlainJob, data: str) -> object:
     with Path(data).open("a") as runs:
         runs.write(f"{job.attempt} ")
@@ -392,6 +396,15 @@ async def test_a_process_whose_result_is_no_json_has_done_its_job(queue: Queue, 
         with pytest.raises(JobFailed, match="the job was done, but its result cannot be stored"):
             await awaited.result(30)
     assert ran.read_text() == "1 1 "
+
+
+@pytest.mark.parametrize("process", [False, True])
+async def test_a_result_that_json_does_not_have_is_not_stored_as_null(queue: Queue, new_worker: NewWorker, process: bool) -> None:
+    worker = new_worker()
+    worker.job("odd", process=process)(return_no_number)
+    async with working(worker):
+        with pytest.raises(JobFailed, match="its result cannot be stored: the result holds nan, which JSON does not have"):
+            await (await queue.enqueue("odd", result_ttl=60)).result(30)
 
 
 async def test_what_a_handler_forked_neither_answers_nor_outlives_its_job(queue: Queue, new_worker: NewWorker, tmp_path: Path) -> None:
