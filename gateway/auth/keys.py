@@ -82,6 +82,7 @@ class Keys:
         self.changes = 0  # how often keys were fetched
         self._fetching: asyncio.Task[bool] | None = None
         self._asked = float("-inf")
+        self._failed = False  # the last fetch
 
     @property
     def has_url(self) -> bool:
@@ -96,10 +97,10 @@ class Keys:
         return [key for key in known if algorithm in key.algorithms and (not key.id or not id or key.id == id)]
 
     def may_learn(self, id: str) -> bool:
-        """Whether a key of this id may come from the key server: it is being asked now, or was not asked within ASK_SECONDS."""
+        """Whether a key of this id may come from the key server: it is being asked now, did not answer the last time, or was not asked within ASK_SECONDS."""
         asking = self._fetching is not None and not self._fetching.done()
         unknown = bool(id) and all(key.id != id for key in self._fetched)
-        return bool(self._url) and unknown and (asking or self._clock() - self._asked >= ASK_SECONDS)
+        return bool(self._url) and unknown and (asking or self._failed or self._clock() - self._asked >= ASK_SECONDS)
 
     async def learn(self, *, for_a_token: bool = False) -> None:
         """Fetches the keys; callers that come meanwhile wait for the same answer.
@@ -124,7 +125,9 @@ class Keys:
             found = _from_jwks(await fetch(self._url, FETCH_SECONDS, JWKS_BYTES))
         except Exception as error:  # whatever another party's server answers, the known keys stay in use
             log.warning("tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
+            self._failed = True
             return False
+        self._failed = False
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
         self.changes += 1
         log.debug("%d keys from tokens.jwks_url", len(found))

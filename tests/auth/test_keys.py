@@ -374,6 +374,9 @@ async def test_a_gateway_starts_without_its_key_server_and_asks_again(keyed: Key
     assert await by_websocket(gateway, gateway.token()) == 0
     line = await until(lambda: next((line for line in gateway.log().splitlines() if "jwks_url" in line), ""), "it says so")
     assert "WARNING" in line and "could not be read" in line and "0 keys stay" in line
+    assert await by_every_edge(gateway, RSA_KEY, *["late"] * 6) == [100] * 6, (
+        "clients try again: nobody knows yet whether the tokens are good"
+    )
     server = keyed.late
     server.hold(jwk(RSA_KEY, "late"))  # before it may be asked
     server.begin()
