@@ -79,7 +79,7 @@ class EmulationStream(SessionOutlet):
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
     __slots__ = (
-        *("_address", "_goes_on", "_id", "_node", "_waiting", "_waiting_bytes"),
+        *("_address", "_id", "_node", "_waiting", "_waiting_bytes"),
         *("output", "place", "return_path", "transport", "wire"),
     )
 
@@ -96,7 +96,6 @@ class EmulationStream(SessionOutlet):
             bytes
         ] = []  # messages that came while nothing is taken from the client, or that wait for a later turn of the loop
         self._waiting_bytes = 0
-        self._goes_on = False  # a later turn of the loop takes some of them
         self.return_path = {"session": encode(self._id), "node": encode(node.uid)}
         self.transport = _TRANSPORTS[path]
         self.wire = _WIRES[path, output.direct]
@@ -156,13 +155,13 @@ class EmulationStream(SessionOutlet):
             session.close(Disconnect(3013, f"{self._waiting_bytes} bytes of commands wait"))
 
     def _read_or_not(self) -> None:
-        if self._waiting and not self._held and not self._goes_on:
-            self._goes_on = True
+        if self._waiting and not self._held and not self.waits_for_turn:
+            self.waits_for_turn = True
             self._node.admission.turns.later(self._take_waiting)
 
     def _take_waiting(self) -> None:
         """Acts on the messages that wait until the client has had its turn, or has to wait again; the next turn goes on."""
-        self._goes_on, room = False, TURN_FRAMES
+        self.waits_for_turn, room = False, TURN_FRAMES
         while self._waiting and not self._held and self._session is not None and room > 0:
             message = self._waiting.pop(0)
             self._waiting_bytes -= len(message) + OBJECT_BYTES

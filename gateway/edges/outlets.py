@@ -80,12 +80,12 @@ class SessionOutlet(ABC):
     """What the outlets of sessions have in common: the answers to one message leave in one write, and the session is notified
     when the socket is full and when it has drained.
 
-    ``paused``: the socket is full. ``write`` takes bytes as the wire has them.
+    ``paused``: the socket is full. ``write`` takes bytes as the wire has them. ``waits_for_turn``: a later turn of the loop takes what the client sent.
     """
 
     _node: Node
 
-    __slots__ = ("_corked", "_held", "_loop", "_session", "paused", "write")
+    __slots__ = ("_corked", "_held", "_loop", "_session", "paused", "waits_for_turn", "write")
 
     separator = b""  # between messages in one write
 
@@ -95,6 +95,7 @@ class SessionOutlet(ABC):
         self._corked: Buffer | None = None  # while a message is being handled: its answers so far
         self._held = False
         self.paused = False
+        self.waits_for_turn = False
         self.write: Callable[[bytes], object]
 
     @property

@@ -110,7 +110,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
     __slots__ = (
-        *("_fragments", "_goes_on", "_node", "_protocol", "_reading_paused", "_rest", "_small_used", "_transport"),
+        *("_fragments", "_node", "_protocol", "_reading_paused", "_rest", "_small_used", "_transport"),
         *("native_pings", "place"),
     )
 
@@ -125,7 +125,6 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._reading_paused = False
         self._rest = b""  # was read, and waits for a later turn
-        self._goes_on = False  # the next turn is scheduled
         self._small_used = 0.0
         self.native_pings = False
         self.place = UNLIMITED
@@ -238,8 +237,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         return count
 
     def _go_on_later(self) -> None:
-        if not self._goes_on:
-            self._goes_on = True
+        if not self.waits_for_turn:
+            self.waits_for_turn = True
             self._node.admission.turns.later(self._go_on)
 
     def _judge(self) -> ServerProtocol:
@@ -249,7 +248,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         return self._protocol
 
     def _go_on(self) -> None:
-        self._goes_on = False
+        self.waits_for_turn = False
         if self._rest and not self._held and not self.paused:
             data, self._rest = self._rest, b""
             self._take_turn(data)

@@ -16,7 +16,7 @@ from ..auth.tokens import Verifier
 from ..channel_rules import CONSOLE
 from ..config import Config
 from ..control.revocations import Revocations
-from ..errors import Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
+from ..errors import Disconnect, Internal, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity, ServerSubscription
 
 __all__ = ["Authentication"]
@@ -67,11 +67,11 @@ class Authentication:
         return Identity(expires_at=session.until, token_id=session.id, channels=own, operator=True)
 
     async def identify(self, token: str) -> Identity:
-        """``authenticate``, which fetches keys if they are needed. Raises Disconnect 3500 instead of KeyUnknown."""
+        """``authenticate``, which fetches keys if they are needed. Raises Internal where the key server does not answer, instead of KeyUnknown."""
         try:
             return await self._with_keys(self.authenticate, token)
         except KeyUnknown as error:
-            raise Disconnect(3500, str(error)) from None
+            raise Internal(str(error)) from None
 
     def grant(self, token: str, channel: str, user: str, client: str) -> Grant:
         """What a subscription token allows this user in this channel, on the connection with the id ``client``.
@@ -85,7 +85,7 @@ class Authentication:
         try:
             return await self._with_keys(self._grant, token, channels, user)
         except KeyUnknown as error:
-            raise PermissionDenied(str(error)) from None
+            raise Internal(str(error)) from None
 
     def _grant(self, token: str, channels: Collection[str], user: str, client: str = "") -> Grant:
         grant = self._verified(self._verifier.subscription, token, PermissionDenied)

@@ -171,14 +171,18 @@ class CommandingClient(TimedClient[Followed]):
             self.perform(method, command)
         except KeyUnknown as error:
             if self.fetching_keys:
-                raise Disconnect(3500, str(error)) from None
-            self.fetching_keys = True
-            self.node.tasks.spawn(self._handle_with_keys(command))
+                self._refuse_command(command.id, method, Internal(str(error)))
+            else:
+                self.fetching_keys = True
+                self.node.tasks.spawn(self._handle_with_keys(command))
         except ClientError as error:
-            self._refuse(command.id, method, error)
-            if method == "connect":
-                # SDKs take the error and come back by themselves; a connection that is not connected has no use.
-                self.close(Disconnect(3000, "connect was refused"))
+            self._refuse_command(command.id, method, error)
+
+    def _refuse_command(self, id: int, method: str, error: ClientError) -> None:
+        self._refuse(id, method, error)
+        if method == "connect":
+            # SDKs take the error and come back by themselves; a connection that is not connected has no use.
+            self.close(Disconnect(3000, "connect was refused"))
 
     async def _handle_with_keys(self, command: Command) -> None:
         """Handles the command again after keys were fetched; those after it wait."""

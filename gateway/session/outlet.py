@@ -31,6 +31,11 @@ class Outlet(Protocol):
         ...
 
     @property
+    def waits_for_turn(self) -> bool:
+        """Whether something that the client sent is here, and waits for a later turn of the loop, as where thousands send together."""
+        ...
+
+    @property
     def transport(self) -> str:
         """What carries the session: "websocket", or one of the two streams of an emulated one."""
         ...

@@ -243,8 +243,11 @@ class Session(CommandingClient[ClientSubscription]):
         self.pong_by = NEVER
 
     def enforce(self, now: float) -> None:
+        if self.outlet.waits_for_turn:
+            if self.state is OPENED:
+                return  # its connect is here; SDKs would not connect again after 3502
         # A pong may wait in a socket that is not read at the moment, or follow a ping that the client has not read.
-        if now >= self.pong_by and not self.outlet.paused and self.backlog is None:
+        elif now >= self.pong_by and not self.outlet.paused and self.backlog is None:
             raise Disconnect(3012)
         super().enforce(now)
 

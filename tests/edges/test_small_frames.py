@@ -71,12 +71,14 @@ async def test_clients_that_send_at_the_same_time_are_read_from_in_portions(conn
     for each in connections:
         each.data_received(frame(b"first"))
         each.data_received(frame(b"second"))
+    had_turn = READ_AT_ONCE // 2
+    assert [each.waits_for_turn for each in connections] == [False] * had_turn + [True] * (len(connections) - had_turn)
     while not sizes or sizes[-1] < len(connections):
         sizes.append(sum(each.taken[:1] == [b"first"] for each in connections))
         await asyncio.sleep(0)
     assert all(now - before <= READ_AT_ONCE for before, now in zip([0, *sizes], sizes, strict=False))
     await until(lambda: all(each._transport.reading for each in connections), "all is handled", 5)
-    assert all(each.taken == [b"first", b"second"] for each in connections)
+    assert all(each.taken == [b"first", b"second"] and not each.waits_for_turn for each in connections)
 
 
 MESSAGES = [b"%d" % number for number in range(5000)]
@@ -132,6 +134,7 @@ async def test_of_emulated_clients_that_post_at_the_same_time_some_have_a_turn(c
         for stream in streams:
             stream.take(message)
     assert [stream.taken for stream in streams] == [[b"first"]] * READ_AT_ONCE + [[]] * 8
+    assert all(stream.waits_for_turn for stream in streams)
     await until(lambda: all(stream.taken == [b"first", b"second"] for stream in streams), "all is handled", 5)
 
 

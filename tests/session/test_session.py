@@ -39,6 +39,7 @@ class Client:
     place = None
     paused = False
     full = False
+    waits_for_turn = False
     return_path: dict[str, bytes] = {}
 
     def __init__(self, gateway: Gateway) -> None:
@@ -295,6 +296,25 @@ async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gatew
     assert not client.closed_with
     client.session.receive(b"{}")
     assert client.closed_with == 3501
+
+
+async def test_a_client_whose_command_or_pong_waits_for_its_turn_is_not_late(gateway: Gateway) -> None:
+    """Where thousands connect together, that takes longer than a client has time for its connect, and for a pong; after 3502 no SDK comes back."""
+    client, now = Client(gateway), gateway.node.hub.now()
+    client.waits_for_turn = True
+    assert client.session.tick(now + 11) and not client.closed_with
+    client.send_commands({"id": 1, "connect": {"token": token()}})
+    assert "connect" in await client.answered(1)
+    client.session.tick(now + 30)
+    assert client.written[-1] == {}
+    client.session.tick(now + 50)
+    assert not client.closed_with
+    client.waits_for_turn = False
+    client.session.tick(now + 50)
+    assert client.closed_with == 3012
+    silent = Client(gateway)
+    silent.session.tick(now + 11)
+    assert silent.closed_with == 3502
 
 
 # Many commands at once.
