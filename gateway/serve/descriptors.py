@@ -16,6 +16,7 @@ __all__ = ["Descriptors"]
 log = logging.getLogger("gateway.server")
 
 NOTICE_SECONDS = 60.0  # between two lines
+SPARE = 8  # a connection with TLS takes two for a moment, so the last ones are never in use
 
 
 class Descriptors:
@@ -26,15 +27,21 @@ class Descriptors:
         self._notice_at = float("-inf")
 
     def __call__(self) -> None:
-        try:
-            os.close(os.open(os.devnull, os.O_RDONLY))
-        except OSError as error:
-            if self._now() >= self._notice_at:
-                self._notice_at = self._now() + NOTICE_SECONDS
-                most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                log.error(
-                    "new connections are closed at once: %s (a process here has %d file descriptors). Let it have more (ulimit -n, LimitNOFILE of "
-                    "systemd), or set limits.connections",
-                    error.strerror,
-                    most,
-                )
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self._now() >= self._notice_at and most != resource.RLIM_INFINITY and _lowest_free(most) >= most - SPARE:
+            self._notice_at = self._now() + NOTICE_SECONDS
+            log.error(
+                "new connections are closed at once: the %d file descriptors that this process may have are in use. Let it have more (ulimit -n, "
+                "LimitNOFILE of systemd), or set limits.connections",
+                most,
+            )
+
+
+def _lowest_free(most: int) -> int:
+    """The number that the next descriptor gets, which is how many there are as long as none is closed; ``most`` if there is none."""
+    try:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return most
+    os.close(descriptor)
+    return descriptor
