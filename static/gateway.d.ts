@@ -61,6 +61,7 @@ export interface Platform {
 export interface SocketLike {
   onopen: any;
   onmessage: any;
+  onerror?: any;
   onclose: any;
   send(text: string): void;
   close(): void;

@@ -629,6 +629,7 @@ class SocketConnection extends Connection {
       listener.opened();
     };
     socket.onmessage = ({ data }) => this.#receive(data);
+    socket.onerror = () => {}; // onclose follows; with the package ws, an error that nobody listens for ends the process, also after close()
     socket.onclose = ({ code, reason }) => {
       if (code === TOO_LARGE) this.#rejectTooLarge();
       this.end(code, reason || "the connection broke off");
@@ -827,9 +828,9 @@ export class Gateway extends Emitter {
   #endSubscription(subscription) {
     const followed = subscription.state === "catching up" || subscription.state === "live";
     this.#subscriptions.delete(subscription.channel);
+    if (followed && this.#connection?.greeted) this.#connection.leave(subscription.channel); // a listener may ask for the channel again
     subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed && this.#connection?.greeted) this.#connection.leave(subscription.channel);
   }
 
   async publish(channel, data) {
@@ -1168,7 +1169,7 @@ export class Gateway extends Emitter {
     this.#closeConnection();
     for (const { reject } of this.#queued.splice(0)) reject(error);
     if (state === "refused") this.#refuseAll(error);
-    if (!this.#attempt) this.#set(state, { code: error.code, reason: error.message });
+    if (!this.#attempt && error === this.#stopReason) this.#set(state, { code: error.code, reason: error.message });
   }
 
   #refuseAll({ code, message, hint }) {
@@ -1304,8 +1305,11 @@ export class Gateway extends Emitter {
     subscription._offer = null;
     if (!subscription._hasBegun) return;
     if (code === 2501) subscription._token.discard();
-    if (code >= 2500) this.#resubscribe(subscription);
-    else subscription._refuse(new GatewayError(code, reason));
+    if (code >= 2500) return this.#resubscribe(subscription);
+    if (subscription._isHeld) subscription._references -= 1; // the server follows it for the page no more
+    subscription._isHeld = false;
+    subscription._refuse(new GatewayError(code, reason));
+    if (subscription._references <= 0 && subscription.state === "refused") this.#endSubscription(subscription);
   }
 }
 

@@ -1,6 +1,7 @@
 // The life of a connection: connect, pings, silence, loss, backoff, refusal.
 
 import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
 import { test } from "node:test";
 
 import { Page, jwt, settled } from "./kit.mjs";
@@ -204,4 +205,33 @@ test("a page that wakes asks whether the connection works, and does not wait for
   await settled();
   assert.equal(page.sockets.length, 2);
   delete globalThis.wake;
+});
+
+/** As of the package ws: an error for which nobody listens is thrown, and close() makes one of a socket that is not open. */
+class NodeSocket extends EventEmitter {
+  set onerror(listener) {
+    this.on("error", listener);
+  }
+
+  close() {
+    this.emit("error", new Error("WebSocket was closed before the connection was established"));
+  }
+}
+
+test("an error of a socket in a program of Node is followed by another attempt, and ends no process", async () => {
+  const sockets = [];
+  const WebSocket = class extends NodeSocket {
+    constructor() {
+      super();
+      sockets.push(this);
+    }
+  };
+  const page = new Page({ platform: { WebSocket, EventSource: undefined } });
+  await settled();
+  sockets[0].emit("error", new Error("connect ECONNREFUSED"));
+  sockets[0].onclose({ code: 1006, reason: "" });
+  await page.advance(500);
+  assert.equal(sockets.length, 2);
+  page.gateway.close();
+  assert.equal(page.gateway.state, "closed");
 });

@@ -242,6 +242,33 @@ test("a channel that a backend adds and ends before the page's own subscribe is 
   assert.equal(room.state, "refused");
 });
 
+test("a channel that a backend added and ended is the page's alone when the page follows it after that", async () => {
+  const page = new Page();
+  await page.connect();
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.push("room", { unsubscribe: { code: 2000, reason: "server unsubscribe" } });
+  const room = page.gateway.subscribe("room");
+  page.socket.reply("subscribe", { recoverable: true, epoch: "r", offset: 5 });
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.push("room", { unsubscribe: { code: 2000, reason: "server unsubscribe" } });
+  assert.equal(room.state, "refused");
+  page.gateway.subscribe("room");
+  page.socket.reply("subscribe", { recoverable: true, epoch: "r", offset: 5 });
+  for (let left = 2; left; left--) room.unsubscribe();
+  assert.deepEqual([room.state, page.socket.sent("unsubscribe").length], ["closed", 1]);
+});
+
+test("a channel that a backend added and ended is not asked for by a page that never followed it", async () => {
+  const page = new Page();
+  await page.connect();
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.push("room", { unsubscribe: { code: 2000, reason: "server unsubscribe" } });
+  page.gateway.disconnect();
+  page.gateway.connect();
+  await page.connect();
+  assert.deepEqual(page.socket.sent("subscribe"), []);
+});
+
 // Components that share a channel.
 
 test("a channel that two components follow ends with the second unsubscribe, not with the first", async () => {
@@ -386,6 +413,24 @@ test("an event that does not exist, or a handler that is no function, throws", (
   const page = new Page();
   assert.throws(() => page.gateway.on("publications", () => {}), /there is no event "publications"; there are publication, gap/);
   assert.throws(() => page.gateway.subscribe("a").on("publication"), TypeError);
+});
+
+test("a channel that a listener follows again when it is closed is asked for after its end", async () => {
+  const [page, subscription] = await live("a");
+  let again;
+  subscription.on("state", ({ state }) => state === "closed" && (again = page.gateway.subscribe("a")));
+  subscription.unsubscribe();
+  assert.deepEqual(page.socket.commands.slice(2).map(({ id, ...command }) => Object.keys(command)[0]), ["unsubscribe", "subscribe"]);
+  page.socket.reply("unsubscribe", {});
+  page.socket.reply("subscribe", { recoverable: true, ...POSITION });
+  assert.equal(again.state, "live");
+});
+
+test("a gateway that a listener closes because a channel was refused is closed at the end, and not refused", async () => {
+  const [page, subscription] = await live("a");
+  subscription.on("state", ({ state }) => state === "refused" && page.gateway.close());
+  page.socket.end(3503, "force disconnect");
+  assert.deepEqual([page.gateway.state, page.states.at(-1).state, subscription.state], ["closed", "closed", "closed"]);
 });
 
 // Where a server renders the page.
