@@ -153,6 +153,7 @@ export class ChannelStore extends Store {
   #reading; // a new object for each read, so that the answer to an earlier one is ignored
   #lastBeforeGap; // the key of the newest publication from before the last gap
   #generation = 0; // of offsets: a gap may begin another epoch, in which they are used again
+  #newest = 0; // the offset of the last publication that arrived
   #count = 0;
 
   constructor(gateway, channel, { history = 0, limit = 100, since, token, joinLeave } = {}) {
@@ -177,6 +178,7 @@ export class ChannelStore extends Store {
   /** It begins anew each time: what was published while nothing was followed would be missing in the middle. */
   _start() {
     this.#generation += 1;
+    this.#newest = 0;
     this.#wanted = this.history > 0;
     this._update({ publications: [], more: false, gaps: 0, error: null });
     const { subscription, stop } = follow(this, this.channel, this.#options, {
@@ -206,10 +208,13 @@ export class ChannelStore extends Store {
   }
 
   #take(publication) {
+    const { offset } = publication;
+    if (offset < this.#newest) this.#gap(); // offsets began anew: of a channel that does not recover, no event announces that
+    this.#newest = offset ?? this.#newest;
     const { publications, more } = this.snapshot;
     const known = publications.findLast(({ offset }) => offset)?.offset ?? 0;
     const taken = { ...this.#keyed(publication), recovered: publication.recovered && this.#wasLive };
-    const isShown = publication.offset && publication.offset <= known; // history brought it already
+    const isShown = offset && offset <= known; // history brought it already
     if (!isShown) this.#hold([...publications, taken], more);
     this.arrived(taken);
   }
@@ -229,6 +234,7 @@ export class ChannelStore extends Store {
   /** What is shown may lack publications in its middle; so it is replaced by what history holds, where the page asked for history. */
   #gap() {
     this.#generation += 1;
+    this.#newest = 0;
     this.#reading = null; // the answer to a read from before the gap may be of another epoch
     const { gaps, publications } = this.snapshot;
     this.#lastBeforeGap = publications.at(-1)?.key;

@@ -218,6 +218,20 @@ test("a channel without positions has older publications too", async () => {
   assert.deepEqual(page.socket.sent("history").at(-1).since, { epoch: "", offset: 7 });
 });
 
+test("publications of a channel without positions whose offsets begin anew are shown, after a gap", async () => {
+  const page = new Page();
+  const store = new ChannelStore(page.gateway, "a");
+  store.subscribe(() => {});
+  await settled();
+  page.socket.open();
+  await settled();
+  page.socket.reply("connect", {});
+  page.socket.reply("subscribe", {});
+  for (const offset of [7, 8, 1, 2]) page.socket.publish("a", offset, offset);
+  const { publications, gaps } = store.snapshot;
+  assert.deepEqual([data(store), gaps, new Set(publications.map(({ key }) => key)).size], [[7, 8, 1, 2], 1, 4]);
+});
+
 test("over event streams, a history that needs the channel's token is read with it", async () => {
   const page = new Page();
   const store = new ChannelStore(page.gateway, "a", { history: 1, token: jwt("channel") });
