@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, WebSocketRoute, expect
 
 from ..kit.accessibility import CORNERS, faults
 from ..kit.console_pages import open_console, user_client
@@ -85,6 +85,22 @@ def show(page: Page, gateway: RunningGateway, town: Town, view: str, key: str = 
     expect(page.locator("#place")).to_contain_text(text)
 
 
+def click_twice_before_an_answer(page: Page, url: str, button: str) -> None:
+    """Both requests are under way before one of them is answered."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+        if len(held) == 2:
+            for each in held:
+                each.continue_()
+
+    page.route(url, hold, times=2)
+    for _ in range(2):
+        with page.expect_request(url):
+            page.get_by_role("button", name=button).click()
+
+
 @pytest.mark.parametrize("view", PLACES)
 def test_axe_finds_nothing_on_any_view_and_none_is_wider_than_a_phone(
     page: Page, gateway: RunningGateway, town: Town, axe: str, view: str
@@ -118,7 +134,7 @@ def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page
     history = page.get_by_role("region", name="History").get_by_role("listitem")
     expect(history).to_have_count(20)
     expect(history.first).to_contain_text('{"n":44,"text":"<b>Bread</b>"}')
-    page.get_by_role("button", name="Older").click()
+    click_twice_before_an_answer(page, "**/api/history", "Older")
     expect(history).to_have_count(40)
     page.get_by_role("button", name="Older").click()
     expect(history).to_have_count(45)
@@ -162,6 +178,16 @@ def test_an_inbox_and_the_rules_for_a_user_are_shown(page: Page, gateway: Runnin
     expect(status(page, "3 unread notifications of 3 notifications")).to_be_visible()
     expect(page.get_by_role("listitem").filter(has_text="post-2")).to_contain_text("unread")
 
+    for number in range(25):
+        gateway.api("notify", user="dora", data={"id": f"note-{number}"})
+    page.get_by_label("User").fill("dora")
+    page.keyboard.press("Enter")
+    notifications = page.get_by_role("listitem").filter(has_text="note-")
+    expect(notifications).to_have_count(20)
+    click_twice_before_an_answer(page, "**/api/inbox", "Older")
+    expect(notifications).to_have_count(25)
+    expect(page.get_by_role("button", name="Older")).to_be_hidden()
+
     page.get_by_role("link", name="Permissions", exact=True).click()
     page.get_by_label("User").fill("ann")
     page.get_by_label("Channel").fill("notifications:bob")
@@ -196,6 +222,30 @@ def test_the_log_is_live_and_why_answers(page: Page, gateway: RunningGateway, to
     expect(page.locator(".findings")).to_contain_text("there is no publication")
     page.reload()
     expect(verdict).to_contain_text("Not delivered")
+
+
+def test_lines_that_were_logged_while_the_page_was_hidden_are_in_the_log_when_it_is_seen_again(
+    page: Page, gateway: RunningGateway, town: Town
+) -> None:
+    def lose_lines(socket: WebSocketRoute) -> None:
+        """Processes publish lines only while a page watches, and nothing stores them."""
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            kept = [line for line in str(message).splitlines() if '"kind":"log"' not in line]
+            if kept:
+                socket.send("\n".join(kept))
+
+        server.on_message(pass_on)
+
+    page.route_web_socket("**/connection/websocket", lose_lines)
+    open_console(page, gateway, "#/log")
+    lines = page.get_by_role("log").get_by_role("listitem").filter(has_text="logged in from")
+    expect(lines.first).to_be_visible()
+    shown = lines.count()
+    log_in(gateway)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(lines).to_have_count(shown + 1)
 
 
 def test_the_role_read_sees_everything_and_no_button_that_changes_something(page: Page, gateway: RunningGateway, town: Town) -> None:

@@ -33,23 +33,23 @@ export class History {
 
   /** Reads the newest page anew. */
   async read() {
-    this.#since = null;
-    const page = await this.#page();
+    const page = await this.#page(null);
     if (!page) return;
     this.#list.replaceChildren();
     this.#append(page);
     this.#empty.hidden = page.publications.length > 0;
   }
 
+  /** The answer to a second click would be shown twice, and one from before the list was read anew does not continue it. */
   async #more() {
-    const page = await this.#page();
-    if (page) this.#append(page);
+    const since = this.#since;
+    const page = await this.#page(since);
+    if (page && since === this.#since) this.#append(page);
   }
 
-  async #page() {
+  async #page(since) {
     try {
-      const since = this.#since && { since: this.#since };
-      const page = await this.#view.call("history", { channel: this.#channel, limit: LIMIT, reverse: true, ...since });
+      const page = await this.#view.call("history", { channel: this.#channel, limit: LIMIT, reverse: true, ...(since && { since }) });
       this.#notice.show("");
       return page;
     } catch (error) {

@@ -61,8 +61,10 @@ export class Inboxes extends View {
   }
 
   async #more() {
+    const before = this.#next;
     try {
-      this.#append(await this.call("inbox", { user: this.#user, limit: LIMIT, before: this.#next }));
+      const page = await this.call("inbox", { user: this.#user, limit: LIMIT, before });
+      if (before === this.#next) this.#append(page); // else to a second click, whose answer would be shown twice
     } catch (error) {
       this.notice.show(error.message);
     }

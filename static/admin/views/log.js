@@ -7,10 +7,11 @@ import { Fields, View } from "../view.js";
 
 const LEVELS = ["debug", "info", "warning", "error"];
 const SHOWN_MOST = 200;
+const EVERY_MS = 10_000; // lines are published live alone: what came while the page was hidden or had no connection has to be asked for
 const NEAR_END = 24; // pixels: who has scrolled up reads, and is not moved
 
 export class Log extends View {
-  #poll = this.poll((signal) => this.#ask(signal));
+  #poll = this.poll((signal) => this.#ask(signal), EVERY_MS);
   #level = "";
   #paused = false;
   #rows = new Map(); // line → its element
@@ -46,7 +47,6 @@ export class Log extends View {
   async #ask(signal) {
     const { lines } = await this.call("log", { limit: SHOWN_MOST, ...(this.#level && { level: this.#level }) }, signal);
     this.live.addLines(lines);
-    this.#draw();
   }
 
   #choose() {
