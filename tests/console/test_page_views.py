@@ -189,6 +189,7 @@ def test_an_inbox_and_the_rules_for_a_user_are_shown(page: Page, gateway: Runnin
     expect(page.get_by_role("button", name="Older")).to_be_hidden()
 
     page.get_by_role("link", name="Permissions", exact=True).click()
+    expect(page.get_by_role("heading", name="Permissions")).to_be_visible()
     page.get_by_label("User").fill("ann")
     page.get_by_label("Channel").fill("notifications:bob")
     rights = page.get_by_role("list", name="Rights").get_by_role("listitem")

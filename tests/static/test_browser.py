@@ -406,7 +406,14 @@ def test_a_connection_that_died_while_the_machine_slept_is_replaced_and_caught_u
     assert page.evaluate("states.find(({ retryMs }) => retryMs).reason") == "nothing was heard from the gateway"
 
 
-@pytest.mark.parametrize("event", ["window.dispatchEvent(new Event('online'))", "document.dispatchEvent(new Event('visibilitychange'))"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        "window.dispatchEvent(new Event('online'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+        "window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))",  # headless Chromium has no back/forward cache
+    ],
+)
 def test_a_page_that_wakes_tests_its_connection(page: Page, gateway: RunningGateway, event: str) -> None:
     page.add_init_script(DEAF_WEBSOCKET)
     follow(page, gateway, "long:wake", timeoutMs=300)
