@@ -101,7 +101,8 @@ const connections = new Map(); // "url token-url" → { gateway, elements }
 
 function borrow(element, url, tokenUrl) {
   const key = `${url} ${tokenUrl}`;
-  const token = tokenUrl === null ? undefined : () => fetch(tokenUrl);
+  // Another token is asked for because the last one is over: the browser must not answer with what it stored.
+  const token = tokenUrl === null ? undefined : () => fetch(tokenUrl, { cache: "no-store" });
   if (!connections.has(key)) connections.set(key, { gateway: new Gateway({ url: url ?? undefined, token }), elements: new Set() });
   const { gateway, elements } = connections.get(key);
   elements.add(element);

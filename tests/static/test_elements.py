@@ -40,21 +40,28 @@ HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>A page</ti
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """The page's own server, which knows whose the token is: ``/ann/token`` is hers."""
+    """The page's own server, which knows whose the token is: ``/ann/token`` is hers. The first token of ``late`` is over already."""
 
     gateway: RunningGateway
     page = ""
+    of_late = 0  # tokens
 
     def do_GET(self) -> None:
         user = self.path.strip("/").partition("/")[0]
         is_token = self.path.endswith("/token")
-        body = (self.gateway.token(user) if is_token else self.page).encode()
+        body = (self._token(user) if is_token else self.page).encode()
         self.send_response(200)
+        self.send_header("cache-control", "max-age=600" if is_token else "no-store")
         self.send_header("content-type", "text/plain" if is_token else "text/html")
         self.send_header("content-security-policy", POLICY.format(self.gateway.url, self.gateway.url.replace("http", "ws")))
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _token(self, user: str) -> str:
+        if user == "late":
+            Site.of_late += 1
+        return self.gateway.token(user, seconds=-60) if user == "late" and self.of_late == 1 else self.gateway.token(user)
 
     def log_message(self, format: str, *_: object) -> None:
         """The tests' output is no place for it."""
@@ -99,6 +106,13 @@ def notify(gateway: RunningGateway, user: str, id: str, **data: object) -> None:
 def focused(page: Page) -> str:
     """The part of the element's shadow that has the keyboard's focus."""
     return page.evaluate("document.activeElement.shadowRoot?.activeElement?.getAttribute('part') ?? ''")
+
+
+def test_a_token_that_is_over_is_not_taken_from_the_browsers_cache_again(page: Page, gateway: RunningGateway, open_page: Open) -> None:
+    open_page(page, "late", INBOX)
+    notify(gateway, "late", "order-1", text="Your order is on its way")
+    expect(bell(page)).to_have_accessible_name("Notifications, 1 unread")
+    assert Site.of_late == 2
 
 
 def test_a_bell_counts_lists_and_marks_as_read_by_the_keyboard_alone(
