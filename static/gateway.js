@@ -914,12 +914,18 @@ export class Gateway extends Emitter {
       if (this.#isOpen) return this.#connection.send([called]);
       if (!this.#attempt) return reject(this.#stopReason);
       this.#queued.push(called);
-      this._platform.setTimeout(() => {
-        if (!this.#queued.includes(called)) return;
+      called.timer = this._platform.setTimeout(() => {
         this.#queued.splice(this.#queued.indexOf(called), 1);
         reject(new GatewayError("timeout", "there is no connection to the gateway; nothing was sent"));
       }, this.#options.timeoutMs);
     });
+  }
+
+  /** The commands that waited for a connection, which wait no more. */
+  #takeQueued() {
+    const taken = this.#queued.splice(0);
+    for (const { timer } of taken) this._platform.clearTimeout(timer);
+    return taken;
   }
 
   /**
@@ -1066,7 +1072,7 @@ export class Gateway extends Emitter {
   #becomeConnected() {
     this.#steadyFrom = this._platform.now() + STEADY_MS;
     this.#warnedOfToken = false;
-    this.#connection.send(this.#queued.splice(0));
+    this.#connection.send(this.#takeQueued());
     this.#set("connected", { transport: this.transport });
   }
 
@@ -1167,7 +1173,7 @@ export class Gateway extends Emitter {
     this.#stopReason = error;
     this.state = state; // listeners of the subscriptions are called before its own, and may connect again
     this.#closeConnection();
-    for (const { reject } of this.#queued.splice(0)) reject(error);
+    for (const { reject } of this.#takeQueued()) reject(error);
     if (state === "refused") this.#refuseAll(error);
     if (!this.#attempt && error === this.#stopReason) this.#set(state, { code: error.code, reason: error.message });
   }
