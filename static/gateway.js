@@ -35,7 +35,7 @@
  *   joinLeave         true: asks for "join" and "leave", where the channel's rules allow it
  *                     A second subscribe() to a channel returns the same Subscription, which ends with as many
  *                     unsubscribe() as there were subscribe(). It throws if its options differ; two token functions do not
- *                     count as different. A subscription that the server made counts as one subscribe().
+ *                     count as different. A subscription that the server made counts as one subscribe(), until the server ends it.
  * gateway.unsubscribe(channel)
  * gateway.publish(channel, data)         → promise, resolved once the publication is in the channel
  * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300, and about 256 KiB
