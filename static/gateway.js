@@ -35,7 +35,7 @@
  *   joinLeave         true: asks for "join" and "leave", where the channel's rules allow it
  *                     A second subscribe() to a channel returns the same Subscription, which ends with as many
  *                     unsubscribe() as there were subscribe(). It throws if its options differ; two token functions do not
- *                     count as different. A subscription that the server made counts as one subscribe().
+ *                     count as different. A subscription that the server made counts as one subscribe(), until the server ends it.
  * gateway.unsubscribe(channel)
  * gateway.publish(channel, data)         → promise, resolved once the publication is in the channel
  * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300, and about 256 KiB
@@ -919,12 +919,18 @@ export class Gateway extends Emitter {
       if (this.#isOpen) return this.#connection.send([called]);
       if (!this.#attempt) return reject(this.#stopReason);
       this.#queued.push(called);
-      this._platform.setTimeout(() => {
-        if (!this.#queued.includes(called)) return;
+      called.timer = this._platform.setTimeout(() => {
         this.#queued.splice(this.#queued.indexOf(called), 1);
         reject(new GatewayError("timeout", "there is no connection to the gateway; nothing was sent"));
       }, this.#options.timeoutMs);
     });
+  }
+
+  /** The commands that waited for a connection, which wait no more. */
+  #takeQueued() {
+    const taken = this.#queued.splice(0);
+    for (const { timer } of taken) this._platform.clearTimeout(timer);
+    return taken;
   }
 
   /**
@@ -1071,7 +1077,7 @@ export class Gateway extends Emitter {
   #becomeConnected() {
     this.#steadyFrom = this._platform.now() + STEADY_MS;
     this.#warnedOfToken = false;
-    this.#connection.send(this.#queued.splice(0));
+    this.#connection.send(this.#takeQueued());
     this.#set("connected", { transport: this.transport });
   }
 
@@ -1172,7 +1178,7 @@ export class Gateway extends Emitter {
     this.#stopReason = error;
     this.state = state; // listeners of the subscriptions are called before its own, and may connect again
     this.#closeConnection();
-    for (const { reject } of this.#queued.splice(0)) reject(error);
+    for (const { reject } of this.#takeQueued()) reject(error);
     if (state === "refused") this.#refuseAll(error);
     if (!this.#attempt && error === this.#stopReason) this.#set(state, { code: error.code, reason: error.message });
   }

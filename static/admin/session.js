@@ -1,7 +1,6 @@
 // The session of this page: logging in and out, and calls of the console's methods. The cookie is the browser's; no script reads it.
 
 const JSON_TYPE = { "content-type": "application/json" };
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** A call that was not carried out. `away`: it may be repeated, for the gateway or Valkey is not there; `retrySeconds` of a rate limit. */
 export class Refusal extends Error {
@@ -11,15 +10,14 @@ export class Refusal extends Error {
   }
 }
 
+/** Its end is the gateway's to know, for the clock of this machine may be hours off: the first call after it is refused. */
 export class Session {
   over = () => {}; // called once, when it ended other than by close()
   #csrf;
-  #timer;
 
-  constructor({ role, csrf, until }) {
+  constructor({ role, csrf }) {
     this.role = role;
     this.#csrf = csrf;
-    this.#timer = setTimeout(() => this.#end(), Math.min(LONGEST_TIMER_MS, Math.max(0, until * 1000 - Date.now())));
   }
 
   /** The session that the browser's cookie is of, or null. Raises a Refusal while the gateway is away. */
@@ -39,7 +37,7 @@ export class Session {
   /** Logs out: the gateway ends the session in every process. Returns why that takes longer in some, or "". */
   async close() {
     const { warning = "" } = await body(await request("session", { method: "DELETE", headers: this.#headers }));
-    this.#forget();
+    this.over = () => {};
     return warning;
   }
 
@@ -57,13 +55,8 @@ export class Session {
 
   #end() {
     const { over } = this;
-    this.#forget();
-    over();
-  }
-
-  #forget() {
-    clearTimeout(this.#timer);
     this.over = () => {};
+    over();
   }
 }
 

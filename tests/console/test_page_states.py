@@ -31,6 +31,12 @@ def test_a_session_that_is_over_leads_to_the_door_and_back_to_the_same_place(pag
     expect(page.locator("#state")).to_have_text("live")
 
 
+def test_a_machine_whose_clock_is_ahead_by_more_than_a_session_lasts_shows_the_console(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script("const { now } = Date; Date.now = () => now() + 9 * 3_600_000")
+    open_console(page, gateway, "#/nodes")
+    expect(page.get_by_role("row").filter(has_text="ready")).to_have_count(1)
+
+
 def test_while_valkey_is_away_a_sentence_says_so_and_all_comes_back_by_itself(page: Page, gateway: RunningGateway, own: OwnValkey) -> None:
     gateway.publish("posts:1", {"n": 1})
     open_console(page, gateway, "#/channels/posts%3A1")

@@ -179,6 +179,19 @@ test("close ends the subscriptions, however many components share them, and leav
   assert.equal(page.clock.waiting, 0);
 });
 
+test("commands that waited for a connection leave no timer, whether they were sent or the gateway was closed", async () => {
+  const page = new Page();
+  const published = page.gateway.publish("a", 1);
+  await page.connect();
+  page.socket.reply("publish", {});
+  await published;
+  assert.equal(page.clock.waiting, 0);
+  page.socket.end();
+  const rejected = Page.failure(page.gateway.publish("a", 2));
+  page.gateway.close();
+  assert.deepEqual([(await rejected).code, page.clock.waiting], ["closed", 0]);
+});
+
 test("what a replaced connection still brings is ignored", async () => {
   const page = new Page();
   page.gateway.subscribe("a");
