@@ -108,7 +108,7 @@ function showRefused(code, reason, token) {
   $("hint-text").textContent =
     token && code !== 109 && code !== 3500
       ? "The rules of this gateway do not let this page follow the channel; its log says more."
-      : "Open the link that “gateway serve” printed in your terminal: it carries a fresh token. With a token secret of your own it carries " +
+      : "Open the link that is printed in the gateway’s terminal: that of “gateway serve” carries a fresh token. With a token secret of your own it carries " +
         "none: add #token= to this address, and what “gateway token --user you” prints.";
   $("hint").hidden = false;
 }

@@ -77,7 +77,10 @@ def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
     path = socket_path(data_path)
     if path.parent != data_path and path.parent.exists():
         check_private(path.parent)
-    nobody = f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url; in Python: Publisher("valkey://…")'
+    nobody = (
+        f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url; to reach one with another data_dir, pass its '
+        '--config or --data-dir; in Python: Publisher("valkey://…") or Publisher(data_dir="…")'
+    )
     if not path.exists():
         raise Unavailable(nobody)
     if fault := _fault(path, seconds):

@@ -66,5 +66,8 @@ def _secret(configured: GatewaySettings) -> str:
     # The variable itself comes first: a token is made for each page, and reading all settings takes milliseconds.
     secret = configured.token_secret or os.environ.get("GATEWAY_TOKENS__HMAC_SECRET") or load().tokens.hmac_secret
     if not secret:
-        raise ImproperlyConfigured("GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration")
+        raise ImproperlyConfigured(
+            "GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration; where that has none, "
+            "to the hmac_secret of credentials.json in the gateway's data folder"
+        )
     return secret

@@ -61,6 +61,8 @@ def used(gateway: RunningGateway) -> list[str]:
 
 # What cannot work. All of these run beside each other, and beside the other tests, each in a fork of a process that has imported the program.
 
+NOBODY = ("no gateway runs on", 'start "gateway serve" or pass --valkey-url', "pass its --config or --data-dir")
+
 # A command line, its status, and the words of its error. $file holds the text, where there is one. Variables of the environment come first.
 CASES: dict[str, Any] = {
     "unknown command": ("levitate", 2, ("levitate",)),
@@ -82,22 +84,10 @@ CASES: dict[str, Any] = {
     "token without a user": ("token", 2, ("--user",)),
     "key with many": ("publish posts:1 - --key k $here", 2, ("--key",)),
     "unknown namespace": ("subscribe nowhere:1 $here", 1, ("nowhere", "--config")),
-    "nobody serves, publish": (
-        "publish posts:1 1 --data-dir $empty",
-        1,
-        ("no gateway runs on", 'start "gateway serve" or pass --valkey-url'),
-    ),
-    "nobody serves, history": (
-        "history posts:1 --data-dir $empty",
-        1,
-        ("no gateway runs on", 'start "gateway serve" or pass --valkey-url'),
-    ),
-    "nobody serves, subscribe": (
-        "subscribe posts:1 --data-dir $empty",
-        1,
-        ("no gateway runs on", 'start "gateway serve" or pass --valkey-url'),
-    ),
-    "nobody serves, check": ("check --data-dir $empty", 1, ("no gateway runs on", 'start "gateway serve" or pass --valkey-url')),
+    "nobody serves, publish": ("publish posts:1 1 --data-dir $empty", 1, NOBODY),
+    "nobody serves, history": ("history posts:1 --data-dir $empty", 1, NOBODY),
+    "nobody serves, subscribe": ("subscribe posts:1 --data-dir $empty", 1, NOBODY),
+    "nobody serves, check": ("check --data-dir $empty", 1, NOBODY),
     "part of the bench that is none": ("bench fan-in", 2, ("'fan-in'", "fan-out", "latency")),
     "bench in no time": ("bench --seconds 0", 2, ("--seconds", "at least 0.5")),
     "bench with a wrong scheme": ("bench --url http://127.0.0.1:1", 2, ("--url", "valkey://")),

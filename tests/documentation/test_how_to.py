@@ -186,6 +186,17 @@ def test_the_endpoint_of_nextjs_gives_a_token(desk: Desk, gateway: RunningGatewa
     assert is_of_u1(answer.strip(), gateway)
 
 
+def test_a_program_in_node_follows_a_channel_by_the_sdk(desk: Desk, gateway: RunningGateway, npm: Future[Path]) -> None:
+    (desk.folder / "node_modules").symlink_to(npm.result() / "node_modules")
+    desk.write("follow.mjs", code("node-client", "js"))
+    mint, follow = code("node-client", "console").splitlines()
+    desk.environment["TOKEN"] = desk.run(f"{mint}\necho $TOKEN").strip()
+    output = desk.start(follow, "connected")
+    wait_until(lambda: b"posts:tech" in json.dumps(gateway.api("channels")).encode(), "the subscription")
+    gateway.api("publish", channel="posts:tech", data={"title": "to Node"})
+    wait_until(lambda: "{ title: 'to Node' }" in output.read_text(), "the publication")
+
+
 def test_a_token_from_the_terminal_opens_its_users_inbox_and_a_log_out_ends_it(desk: Desk, gateway: RunningGateway) -> None:
     first, log_out = (fence.code for fence in snippets("authenticate"))
     inbox, token = desk.run(f"{first}\necho; echo $TOKEN").split("\n", 1)

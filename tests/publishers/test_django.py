@@ -75,7 +75,8 @@ def test_wrong_settings_are_a_sentence_each(results: Results) -> None:
     assert unknown.startswith("ImproperlyConfigured: GATEWAY has no key TOKEN; its keys are DATABASE, VALKEY_URL, PREFIX, TOKEN_SECRET")
     assert (
         secret
-        == "ImproperlyConfigured: GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration"
+        == "ImproperlyConfigured: GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration; "
+        "where that has none, to the hmac_secret of credentials.json in the gateway's data folder"
     )
     assert claims.startswith("ImproperlyConfigured: GATEWAY['TOKEN_CLAIMS'] names no function: ")
     assert text == "ImproperlyConfigured: GATEWAY['TOKEN_SECONDS'] is '3600': set it to a number of seconds, as 3600"

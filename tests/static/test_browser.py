@@ -204,7 +204,7 @@ def test_another_token_in_the_same_tab_continues_at_the_old_position(page: Page,
 def test_a_page_with_a_refused_token_shows_where_to_get_one(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
     page.goto(f"{gateway.url}/#token={token}")
     expect(page.locator("#state")).to_have_text(state)
-    expect(page.get_by_role("alert")).to_contain_text("Open the link that “gateway serve” printed in your terminal")
+    expect(page.get_by_role("alert")).to_contain_text("Open the link that is printed in the gateway’s terminal")
     expect(page.locator("#feed li")).to_have_count(0)
     page.evaluate("token => { location.hash = 'token=' + token }", gateway.token("ann"))
     expect(page.locator("#state")).to_have_text("live")
