@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import StoreError
 
-__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "guard_of", "keys_of", "make_command"]
+__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "counters_of", "guard_of", "make_command"]
 
 GUARD_WORDS = 2
 _ASKING = libvalkey.pack_command((b"ASKING",))
@@ -112,10 +112,11 @@ def guard_of(generation: bytes) -> bytes:
     return b"$10\r\ngeneration\r\n$%d\r\n%b\r\n" % (len(generation), generation)
 
 
-def keys_of(text: bytes) -> list[bytes]:
-    """The keys of a function call as Valkey reads it. No key holds a line break."""
+def counters_of(text: bytes) -> list[bytes]:
+    """The keys of the counters of those channels that a function call, as Valkey reads it, writes to: of a queue none. No key holds a line break."""
     count = int(text.split(b"\r\n", 7)[6])
-    return text.split(b"\r\n", 7 + 2 * count)[8 : 8 + 2 * count : 2]
+    keys = text.split(b"\r\n", 7 + 2 * count)[8 : 8 + 2 * count : 2]
+    return [key for key in keys if key.endswith(b":meta")]
 
 
 def asking_command() -> Command:
