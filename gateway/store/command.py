@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import StoreError
 
-__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "guard_of", "make_command", "ordered_keys"]
+__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "counters_of", "guard_of", "make_command"]
 
 GUARD_WORDS = 2
 _ASKING = libvalkey.pack_command((b"ASKING",))
@@ -112,13 +112,11 @@ def guard_of(generation: bytes) -> bytes:
     return b"$10\r\ngeneration\r\n$%d\r\n%b\r\n" % (len(generation), generation)
 
 
-def ordered_keys(text: bytes) -> list[bytes]:
-    """The keys of a publication, as Valkey reads the call, which has its order in them. None of a job: its producer counts its jobs, and each
-    finds its place in whatever order they come. No key holds a line break."""
-    *_, name, _, count, _ = text.split(b"\r\n", 7)
-    if name == b"gateway_enqueue":
-        return []
-    return text.split(b"\r\n", 7 + 2 * int(count))[8 : 8 + 2 * int(count) : 2]
+def counters_of(text: bytes) -> list[bytes]:
+    """The keys of the counters of those channels that a function call, as Valkey reads it, writes to: of a queue none. No key holds a line break."""
+    count = int(text.split(b"\r\n", 7)[6])
+    keys = text.split(b"\r\n", 7 + 2 * count)[8 : 8 + 2 * count : 2]
+    return [key for key in keys if key.endswith(b":meta")]
 
 
 def asking_command() -> Command:

@@ -6,8 +6,8 @@
 
 All that is ``refused`` is older than what is ``written``, which is older than what is ``waiting``. But for ``alone``, the oldest of all.
 
-What was written when Valkey refused a command may be carried out, where the cause is over in between. A guarded command of the same key that was
-refused is *overtaken* then: it fails, since it would be carried out after a newer one.
+What was written when Valkey refused a command may be carried out, where the cause is over in between. A guarded command to the same channel that was
+refused is *overtaken* then: it fails, since it would be carried out after a newer one. Jobs are told apart by numbers of their producers, and wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..errors import Unavailable
-from .command import Command, ordered_keys
+from .command import Command, counters_of
 
 __all__ = ["CommandQueue"]
 
@@ -39,7 +39,7 @@ class CommandQueue:
         self.written: deque[Command] = deque()
         self.refused: deque[Command] = deque()
         self.alone: Command | None = None
-        self._refused_at: dict[bytes, list[Command]] = {}  # the guarded ones, by key
+        self._refused_at: dict[bytes, list[Command]] = {}  # the guarded ones, by the counter of their channel
         self._overtaken: set[Command] = set()
         self._patience = patience
         self._reason = reason
@@ -77,7 +77,7 @@ class CommandQueue:
         """Valkey answered the command and has not carried it out: nothing is written before ``release``."""
         self._take_back(command)
         if command.guarded:
-            for key in ordered_keys(command.text):
+            for key in counters_of(command.text):
                 self._refused_at.setdefault(key, []).append(command)
         self.held = True
         self.watch_patience()
@@ -88,7 +88,7 @@ class CommandQueue:
     def carried_out(self, command: Command) -> None:
         """Valkey has carried out this guarded command, though it refused others."""
         if command is not self.alone:
-            for key in ordered_keys(command.text):
+            for key in counters_of(command.text):
                 self._overtaken.update(self._refused_at.pop(key, ()))
 
     def take_alone(self, now: float) -> Command | None:

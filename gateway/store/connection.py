@@ -10,8 +10,8 @@ command that gets no good answer:
 | it was carried out is not known                  | before all newer ones                  | caller decides               |
 | Valkey carried nothing out: it is loading, is    | are sent again, in their order and before all newer ones, once the    |
 | not the primary, or has lost its functions       | cause is mended; meanwhile nothing newer is sent                      |
-| the same, and a newer guarded one of the same    | fail with Unavailable: sent again they would be out of order          |
-| key was carried out meanwhile                    |                                                                       |
+| the same, and a newer guarded one to the same    | fail with Unavailable: sent again they would be out of order          |
+| channel was carried out meanwhile                |                                                                       |
 | ``patience`` seconds are over                    | fail with Unavailable                                                 |
 """
 
