@@ -157,22 +157,24 @@ class Queues:
             await self.name(queue)
         return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
 
-    async def name(self, queue: str) -> None:
-        """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
+    async def name(self, queue: str) -> bool:
+        """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on. False if it is to be tried
+        again, later."""
         now = time.monotonic()
         if now < self._naming_from:
-            return
+            return False
         until = now + NAMED_SECONDS
         try:
             async with asyncio.timeout(NAME_SECONDS):
                 await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
         except (Unavailable, TimeoutError):
             self._naming_from = time.monotonic() + NAME_AGAIN_SECONDS
-            return  # a later enqueue names it
+            return False
         except StoreError as error:
             log_unnamed(queue, error)
             until = math.inf
         self._named[queue] = until
+        return True
 
     async def names(self) -> list[str]:
         """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""

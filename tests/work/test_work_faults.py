@@ -572,6 +572,29 @@ async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own:
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
 
 
+async def test_a_worker_names_its_queue_again_where_valkey_did_not_answer_in_time(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster, where the names are in a shard of their own, which may be away."""
+    asked: list[str] = []
+
+    async def shard_away(self: Any, name: str) -> bool:
+        asked.append(name)
+        return False
+
+    worker = Worker(["late"], url=own.url, lease=0.5)
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> None: ...
+
+    async with Queue(own.url) as queue:
+        with monkeypatch.context() as patched:
+            patched.setattr("gateway.work.queues.Queues.name", shard_away)
+            async with working(worker):
+                await until(lambda: asked == ["late"] * 2, "it tries again")
+                assert not await _is_named(queue, "late")
+                patched.undo()
+                await eventually(lambda: _is_named(queue, "late"), "the queue has its name")
+
+
 async def test_the_name_of_a_queue_comes_back_with_its_worker_after_valkey_lost_everything(own: Any) -> None:
     worker = Worker(["lost"], url=own.url, lease=0.5)
 
