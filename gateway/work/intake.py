@@ -71,7 +71,7 @@ class Intake:
         self._looking: asyncio.TimerHandle | None = None  # for the end of another worker's lease
         # Of taking and comparing: Valkey may refuse the one for a moment, and carry it out after the other, which was called later.
         self._asking = asyncio.Lock()
-        self._is_named = False  # in the set of all queues
+        self._names = Queues(commands, layout)
         self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
         self._finished: list[tuple[Run, bytes]] = []
 
@@ -192,10 +192,9 @@ class Intake:
             for run in before:
                 run.end("lost")
         if not known:  # the queue may have been removed, and with it its name, and that this worker is to be announced to
-            self._is_named = False
             self.promise()
-        if not self._is_named:
-            self._tasks.spawn(self._name())
+        if not known or self._names.lack(self.queue):
+            self._tasks.spawn(self._names.name(self.queue))
         # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
         if self._clock.is_noticed(await valkey_time(self._commands, self.channel), time()):
             self._trusted = time() + lease
@@ -216,9 +215,6 @@ class Intake:
             await self.renew()
         except StoreError as error:
             log.debug("queue %s: dead workers were not looked for: %s", self.queue, error)
-
-    async def _name(self) -> None:
-        self._is_named = await Queues(self._commands, self._layout).name(self.queue)
 
     async def _reclaim(self, worker: bytes) -> None:
         name = worker.decode(errors="replace")

@@ -38,7 +38,7 @@ log = logging.getLogger("gateway.work")
 MS_MOST = 1e15  # unix ms
 NAME_SECONDS = 1.0  # for a name to be added: on a cluster the names are in another shard than the job, which may be away
 NAME_AGAIN_SECONDS = 5.0  # after which an enqueue tries again to add one: a relay enqueues hundreds of jobs one after another
-NAMED_SECONDS = 60.0  # after which an enqueue adds a name again: Valkey may have lost it meanwhile
+NAMED_SECONDS = 60.0  # after which a producer or a worker adds a name again: Valkey may have lost it meanwhile
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -153,28 +153,30 @@ class Queues:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)
         except StoreError as error:
             raise refusal(error) from None
-        if time.monotonic() >= self._named.get(queue, 0.0):
+        if self.lack(queue):
             await self.name(queue)
         return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
 
-    async def name(self, queue: str) -> bool:
-        """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on. False if it is to be tried
-        again, later."""
+    def lack(self, queue: str) -> bool:
+        """Whether it is time to ``name`` the queue: it was not named yet, or so long ago that Valkey may have lost the name meanwhile."""
+        return time.monotonic() >= self._named.get(queue, 0.0)
+
+    async def name(self, queue: str) -> None:
+        """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
         now = time.monotonic()
         if now < self._naming_from:
-            return False
+            return
         until = now + NAMED_SECONDS
         try:
             async with asyncio.timeout(NAME_SECONDS):
                 await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
         except (Unavailable, TimeoutError):
             self._naming_from = time.monotonic() + NAME_AGAIN_SECONDS
-            return False
+            return  # it is tried again later
         except StoreError as error:
             log_unnamed(queue, error)
             until = math.inf
         self._named[queue] = until
-        return True
 
     async def names(self) -> list[str]:
         """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""
