@@ -199,7 +199,7 @@ async def test_a_shard_that_is_silent_or_dies_costs_its_own_channels_alone(
     for number, (node, end, mend) in enumerate(((silent, cluster.pause, cluster.resume), (killed, cluster.kill, None))):
         end(node)
         await until(lambda at=keys[number]: at in process.lost, "the channel is lost")
-        assert process.link.proven and len(process.link.unproven) == 1
+        await until(lambda: process.link.proven and len(process.link.unproven) == 1, "the others prove themselves")
         if mend is not None:
             mend(node)
         await until(lambda at=keys[number]: process.confirmed.count(at) == 2, "the channel is confirmed again")
