@@ -21,6 +21,19 @@ async function following(make) {
   return [page, store];
 }
 
+/** The same in a channel without positions. */
+async function followingPlain(make) {
+  const page = new Page();
+  const store = make(page.gateway);
+  store.subscribe(() => {});
+  await settled();
+  page.socket.open();
+  await settled();
+  page.socket.reply("connect", {});
+  page.socket.reply("subscribe", {});
+  return [page, store];
+}
+
 const data = ({ snapshot }) => snapshot.publications.map(({ data }) => data);
 const entries = (...offsets) => offsets.map((offset) => ({ data: offset, offset }));
 
@@ -203,14 +216,7 @@ test("what is dropped, because newer ones arrived, can be read again", async () 
 });
 
 test("a channel without positions has older publications too", async () => {
-  const page = new Page();
-  const store = new ChannelStore(page.gateway, "a", { history: 1 });
-  store.subscribe(() => {});
-  await settled();
-  page.socket.open();
-  await settled();
-  page.socket.reply("connect", {});
-  page.socket.reply("subscribe", {});
+  const [page, store] = await followingPlain((gateway) => new ChannelStore(gateway, "a", { history: 1 }));
   page.socket.reply("history", { publications: entries(7), epoch: "e", offset: 7 });
   await settled();
   store.older();
@@ -219,14 +225,7 @@ test("a channel without positions has older publications too", async () => {
 });
 
 test("publications of a channel without positions whose offsets begin anew are shown, after a gap", async () => {
-  const page = new Page();
-  const store = new ChannelStore(page.gateway, "a");
-  store.subscribe(() => {});
-  await settled();
-  page.socket.open();
-  await settled();
-  page.socket.reply("connect", {});
-  page.socket.reply("subscribe", {});
+  const [page, store] = await followingPlain((gateway) => new ChannelStore(gateway, "a"));
   for (const offset of [7, 8, 1, 2]) page.socket.publish("a", offset, offset);
   const { publications, gaps } = store.snapshot;
   assert.deepEqual([data(store), gaps, new Set(publications.map(({ key }) => key)).size], [[7, 8, 1, 2], 1, 4]);
