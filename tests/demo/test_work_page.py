@@ -98,6 +98,7 @@ def test_a_report_is_made_while_its_bar_moves_and_is_its_owners_alone_and_anothe
     assert demo.call("GET", f"work/reports/{LAST}")[0] == 401
 
     report.get_by_test_id("make").click()
+    expect(report).to_have_attribute("data-state", "running")  # until then, the bar is where the first report left it
     wait_until(lambda: bar.evaluate("bar => bar.value") > 0.1, "some of it is made", 30)
     [job] = demo.call("GET", "work", None, token)[1]["queue"]["jobs"]["running"]
     assert "only they can cancel it" in demo.call("POST", f"work/jobs/{job['id']}/cancel", {}, token)[1]["error"]
