@@ -1,9 +1,9 @@
 """The longest turn of the loop, in milliseconds of CPU: ``python -m tests.benchmark_turns [CLIENTS]``.
 
 Of one gateway with so many clients, each on a channel of its own with presence: while they connect, while metrics are read, after the link
-to Valkey was lost, after Valkey forgot everything, and while SIGTERM sends them away. The same of as many users with tokens, with an inbox
-each, history and lifecycle events, one of whom had a token revoked. And of a publication to 100,000 subscribers whose sockets swallow what is
-written. CPU is counted, not time, so that other programs on the machine do not count. For that, the gateway runs a callback in every turn;
+to Valkey was lost, after Valkey forgot everything, while as many others vanish together, and while SIGTERM sends them away. The same of as many
+users with tokens, with an inbox each, history and lifecycle events, one of whom had a token revoked. And of a publication to 100,000 subscribers
+whose sockets swallow what is written. CPU is counted, not time, so that other programs on the machine do not count. For that, the gateway runs a callback in every turn;
 it never sleeps then. Run it several times: what a virtual machine or a host does meanwhile may count as CPU.
 """
 
@@ -149,6 +149,10 @@ def of_a_gateway(clients: int, rules: str, make: Callable[[int, int], Client]) -
                 time.sleep(SETTLE_SECONDS)
             with measured("Valkey forgot everything"):
                 server.client.flushall()
+                time.sleep(SETTLE_SECONDS)
+            others = Subscribers([make(port, clients + number) for number in range(clients)]).__enter__()
+            with measured("as many others vanish"):
+                others.__exit__()
                 time.sleep(SETTLE_SECONDS)
             with measured("SIGTERM"):
                 program.send_signal(signal.SIGTERM)

@@ -25,6 +25,7 @@ from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
 from . import time_limits
 from .api.known_heads import BLANK_LINE
+from .closing import stays_open
 from .outlets import GOODBYE_SECONDS
 from .time_limits import TimeLimits, Wait
 
@@ -350,8 +351,9 @@ class BoundedHttp(HttpToolsProtocol):
         if self._limits.closing(self.loop.time()):
             self._wheel.set(self, self._limits.due)
 
-    def eof_received(self) -> None:
-        self._bound_closing()  # the transport closes itself
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always has the transport close itself
+        self._bound_closing()
+        return stays_open(self.transport, self._node.admission.closings)
 
     def send_400_response(self, msg: str) -> None:
         super().send_400_response(msg)

@@ -15,6 +15,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from ..runtime.turns import Turns
 from ..session.places import UNLIMITED, Places, Socket
 from .api.direct import DirectCall, DirectCalls
 from .http_bounds import BoundedHttp, address_of
@@ -50,6 +51,10 @@ class HttpProtocol(BoundedHttp):
         else:
             self.place.socket = transport  # until now it was the TLS handshake
         self._of_proxy = self.place is not UNLIMITED and self.client is not None and not self.place.address
+
+    @property
+    def closings(self) -> Turns:
+        return self._node.admission.closings
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()

@@ -23,9 +23,11 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from ..live.fanout import GONE
+from ..runtime.turns import Turns
 from ..session.node import Node
 from ..session.places import Place
 from ..session.session import Session
+from .closing import stays_open
 
 __all__ = ["Buffer", "Buffered", "Direct", "SessionOutlet", "Stream", "chunk", "output_of", "unconfirmed_bytes", "until_gone"]
 
@@ -194,6 +196,7 @@ class Lender(Protocol):
     connections: set[Any]
     transport: Any
     place: Place
+    closings: Turns
 
     def hand_over(self, protocol: asyncio.Protocol) -> None: ...
 
@@ -204,7 +207,7 @@ class Lender(Protocol):
 class Direct(asyncio.Protocol):
     """Writes to the transport that the server lends, and is its protocol from ``carry`` on: an idle stream has no task."""
 
-    __slots__ = ("_connections", "_lender", "_stream", "_transport", "place", "write")
+    __slots__ = ("_closings", "_connections", "_lender", "_stream", "_transport", "place", "write")
 
     direct = True
     # The end of the stream closes the connection: otherwise a client would send its next request on it.
@@ -213,6 +216,7 @@ class Direct(asyncio.Protocol):
     def __init__(self, lender: Lender) -> None:
         self._lender: Lender | None = lender
         self._connections = lender.connections
+        self._closings = lender.closings
         self.place = lender.place
         self._stream: Stream | None = None
         self._transport = lender.transport
@@ -259,10 +263,13 @@ class Direct(asyncio.Protocol):
 
     # From the transport. Bytes after the request are ignored.
 
-    def eof_received(self) -> None:
-        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)  # the transport closes itself, but waits for its client
+    def eof_received(self) -> bool:
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)  # a closing transport waits for its client
+        if stays_open(self._transport, self._closings):
+            return True
         if not self._transport.get_write_buffer_size():
             self._end_stream()  # what is written from here on is dropped
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()

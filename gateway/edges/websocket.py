@@ -36,6 +36,7 @@ from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from ..session.session import Session
+from .closing import stays_open
 from .outlets import SessionOutlet, unconfirmed_bytes
 from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 from .websocket_frames import whole_messages
@@ -299,6 +300,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             self._session.close(NOT_UTF8)
 
     def eof_received(self) -> bool:
+        if stays_open(self._transport, self._node.admission.closings):
+            return True
         if not self._transport.get_write_buffer_size():
             self._end_session()  # what is written from here on is dropped
         return False  # uvloop closes the transport

@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from websockets.server import ServerProtocol
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
 from gateway.config import Config
 from gateway.edges.api.direct import DirectCalls
 from gateway.edges.emulation import EmulationStream
@@ -32,6 +31,7 @@ from gateway.session.client_subscription import ClientSubscription
 from gateway.session.session import Session
 
 from ..kit.clients import Socket, frame
+from ..kit.served import FAST, served_here
 from ..kit.waiting import until
 
 # What one connection has, of any edge. The other server has a ServerProtocol of its own, which it does not take apart.
@@ -42,7 +42,7 @@ KINDS = {
 KINDS_OF = {"fast": KINDS | {ServerProtocol}, "asgi": KINDS}
 KEY = "k1"
 SERVERS: dict[str, dict[str, Any]] = {
-    "fast": {"http": FirstRead, "ws": WebSocketConnection},
+    "fast": FAST,
     "asgi": {"http": "h11", "ws": "websockets-sansio"},
 }
 
@@ -87,15 +87,8 @@ class Served:
 @pytest.fixture
 async def served(request: pytest.FixtureRequest, valkey_url: str, prefix: str) -> AsyncIterator[Served]:
     rules = {"open": {"subscribe": "anyone", "publish": "anyone", "history": "anyone"}}
-    app = create_app(Config(prefix=prefix, api_keys=[KEY], namespaces=rules), valkey_url)
-    options = SERVERS[request.param]
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, access_log=False, timeout_keep_alive=75, **options))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve([listener]))
-        await until(lambda: server.started, "a start")
-        yield Served(listener.getsockname()[1], KINDS_OF[request.param])
-        server.should_exit = True
-        await serving
+    async with served_here(Config(prefix=prefix, api_keys=[KEY], namespaces=rules), valkey_url, SERVERS[request.param]) as port:
+        yield Served(port, KINDS_OF[request.param])
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from gateway.publication import Position
 from gateway.rules.identity import Identity
 from gateway.session.admission import READ_AT_ONCE
 from gateway.session.dispatch import PLACE_COMMANDS
+from gateway.runtime.turns import Turns
 from gateway.session.places import UNLIMITED
 from gateway.store.layout import publish_words
 
@@ -105,7 +106,9 @@ def test_the_system_ends_a_connection_whose_client_confirms_nothing() -> None:
     ):
         for each in (tcp, local, None):  # a Unix socket's client cannot vanish
             transport = SimpleNamespace(write=None, get_extra_info=lambda name, each=each: each)
-            Direct(SimpleNamespace(connections=set(), transport=transport, place=UNLIMITED, hand_over=None)).end_unconfirmed(1.5)
+            Direct(
+                SimpleNamespace(connections=set(), transport=transport, place=UNLIMITED, closings=Turns(1), hand_over=None)
+            ).end_unconfirmed(1.5)
         assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
 
 
