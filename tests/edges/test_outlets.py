@@ -21,9 +21,9 @@ from gateway.edges.websocket_asgi import serve_websocket
 from gateway.errors import Disconnect
 from gateway.publication import Position
 from gateway.rules.identity import Identity
+from gateway.runtime.turns import Turns
 from gateway.session.admission import READ_AT_ONCE
 from gateway.session.dispatch import PLACE_COMMANDS
-from gateway.runtime.turns import Turns
 from gateway.session.places import UNLIMITED
 from gateway.store.layout import publish_words
 
