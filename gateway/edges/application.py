@@ -15,6 +15,7 @@ from .emulation import PATHS as EMULATION
 from .emulation import emulation
 from .lost_upgrade import LostUpgrades
 from .request import preflight
+from .responses import in_parts
 from .security_headers import secured
 from .sse.open import EventStreams
 from .websocket_asgi import serve_websocket
@@ -48,7 +49,7 @@ class Application:
         if scope["type"] == "lifespan":
             await self._starlette(scope, receive, send)
             return
-        gateway, send = self.state.gateway, secured(send)
+        gateway, send = self.state.gateway, secured(in_parts(send))
         scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
         if (fields := scope["query_string"].count(b"&")) >= FIELDS_PER_PLACE:

@@ -42,7 +42,7 @@ from ..store.epochs import renew_epochs
 from .certificate import certificate_fault
 from .descriptors import Descriptors
 from .systemd import notify_ready, passed_listener
-from .tls import TlsHandshake
+from .tls import TlsHandshake, leave_out_lost_writes
 from .upkeep import Upkeep
 from .workers import ending_signals, run_workers
 
@@ -287,6 +287,7 @@ class Server(uvicorn.Server):
         if self.config.ssl is not None:
             # uvicorn would count nothing, and wait for a minute, before the handshake is done.
             context, self.config.ssl = self.config.ssl, None
+            leave_out_lost_writes()
             self.config.http_protocol_class = partial(TlsHandshake, context)  # type: ignore[assignment]  # uvicorn only calls it
 
     @property

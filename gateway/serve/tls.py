@@ -13,12 +13,23 @@ from ..edges.http_protocol import HttpProtocol
 from ..edges.outlets import CLOSE_SECONDS
 from ..session.node import Node
 
-__all__ = ["TlsHandshake"]
+__all__ = ["TlsHandshake", "leave_out_lost_writes"]
 
 log = logging.getLogger("gateway.http")
 
 HANDSHAKE_SECONDS = 10.0
 HANDSHAKE_PLACES = 4  # of a turn of the loop: to sign with an RSA key takes a millisecond, and after a restart thousands come at once
+LOST_WRITE = "SSL connection is closed"  # uvloop's warning
+
+
+def leave_out_lost_writes() -> None:
+    """Keeps a warning of uvloop's out of the log: it comes with each write to a client that has closed its side, until what it has not read is given
+    up. A protocol learns of that only then, so there would be as many lines as publications, and any client could cause them."""
+    logging.getLogger("asyncio").addFilter(_is_no_lost_write)
+
+
+def _is_no_lost_write(record: logging.LogRecord) -> bool:
+    return record.msg != LOST_WRITE
 
 
 class TlsHandshake(asyncio.Protocol):

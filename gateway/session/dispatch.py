@@ -51,17 +51,22 @@ class CommandingClient(TimedClient[Followed]):
     ``awaited`` is the channel of the subscribe that the first of them waits for, "" for none.
 
     ``fetching_keys``: keys are being fetched for the token of a command. ``unsubscribing``: an unsubscribe waits for the
-    reply to the subscribe before it. ``commands_used`` is the state of its rate limit. ``reads``: the answers that wait for
+    reply to the subscribe before it. ``awaits_turn``: the backlog goes on in a later turn of the loop, whatever is answered before that.
+    ``commands_used`` is the state of its rate limit. ``reads``: the answers that wait for
     their turn, as id, method and how it is made; ``reading``: one has its turn. ``refusals`` is None until the first.
     """
 
-    __slots__ = ("awaited", "backlog", "busy", "commands_used", "fetching_keys", "outlet", "reading", "reads", "refusals", "unsubscribing")
+    __slots__ = (
+        *("awaited", "awaits_turn", "backlog", "busy", "commands_used", "fetching_keys", "outlet", "reading", "reads", "refusals"),
+        "unsubscribing",
+    )
 
     def __init__(self, node: Node, outlet: Outlet, open_by: float) -> None:
         super().__init__(node, ANONYMOUS, OPENED, open_by)
         self.outlet = outlet
         self.backlog: list[Command] | None = None
         self.awaited = ""
+        self.awaits_turn = False
         self.busy = 0
         self.commands_used = 0.0
         self.fetching_keys = False
@@ -109,6 +114,10 @@ class CommandingClient(TimedClient[Followed]):
             if self.backlog is None and self.state is not CLOSED:
                 self.outlet.hold_reading(False)
 
+    def _have_turn(self) -> None:
+        self.awaits_turn = False
+        self.resume()
+
     def _take(self, commands: list[Command]) -> None:
         if self.backlog is not None:
             self.backlog += commands
@@ -119,8 +128,9 @@ class CommandingClient(TimedClient[Followed]):
                 if self.state is CLOSED:
                     return
                 if room <= 0:
-                    self.node.admission.turns.later(self.resume)
-                if room <= 0 or self._must_wait() or self._awaits_subscribe(command):
+                    self.awaits_turn = True
+                    self.node.admission.turns.later(self._have_turn)
+                if self._must_wait() or self._awaits_subscribe(command):
                     self.backlog = commands[number:]
                     self.outlet.hold_reading(True)
                     return
@@ -134,7 +144,7 @@ class CommandingClient(TimedClient[Followed]):
 
     def _must_wait(self) -> bool:
         # A command after an unsubscribe may subscribe to the same channel again, so it waits for the unsubscribe.
-        is_waiting = self.fetching_keys or self.unsubscribing or self.awaited != ""
+        is_waiting = self.awaits_turn or self.fetching_keys or self.unsubscribing or self.awaited != ""
         return is_waiting or self.state is CONNECTING or self.busy >= BUSY_MOST or self.outlet.paused
 
     def _awaits_subscribe(self, command: Command) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import socket
@@ -19,12 +20,19 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from gateway.edges.responses import PART_BYTES
 from gateway.runtime.tasks import Tasks
 from gateway.runtime.turns import Turns
 from gateway.serve.tls import HANDSHAKE_PLACES, TlsHandshake
 from gateway.session.admission import READ_AT_ONCE
 
+from ..kit.clients import frame, lines
 from ..kit.gateways import API_KEY, RunningGateway, Start
+
+HANDSHAKE = (
+    b"GET /connection/websocket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -142,3 +150,56 @@ async def test_a_stream_whose_client_does_not_listen_holds_up_no_restart(gateway
     assert await asyncio.to_thread(gateway.stop) == 0
     assert time.monotonic() - began < 4
     writer.transport.abort()
+
+
+def unread(gateway: RunningGateway, trusting: ssl.SSLContext, text: bytes, until: bytes) -> ssl.SSLSocket:
+    """A client that sends ``text``, reads ``until`` it has that, and nothing more; what its machine holds for it is as little as can be."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.connect(("127.0.0.1", gateway.port))
+    secured = trusting.wrap_socket(plain)
+    secured.sendall(text)
+    received = b""
+    while until not in received:
+        received += secured.recv(1024)
+    return secured
+
+
+async def test_an_answer_that_nobody_reads_is_not_held_as_a_whole(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:
+    """TLS encrypts what is written at once: each stranger that asked for the index of the documentation, and did not read, cost 0.6 MB."""
+    ask = b"GET /docs/search.json HTTP/1.1\r\nHost: h\r\n\r\n"
+    async with httpx.AsyncClient(base_url=gateway.url, verify=trusting) as http:
+        size = len((await http.get("/docs/search.json")).content)
+    with contextlib.ExitStack() as stack:
+        before = gateway.memory()
+        for _ in range(60):
+            stack.enter_context(await asyncio.to_thread(unread, gateway, trusting, ask, b"200 OK"))
+        assert size > 4 * PART_BYTES
+        assert gateway.memory() - before < 60 * (4 * PART_BYTES)
+
+
+async def test_a_client_that_closes_its_side_costs_no_line_of_the_log_for_each_publication(
+    start_gateway: Start, certificate: Path, trusting: ssl.SSLContext
+) -> None:
+    """Whether it says so by TLS or not: uvloop warned of each write until what the client had not read was given up."""
+    tls = f'tls_cert = "{certificate}"\ntls_key = "{certificate.with_name("key.pem")}"\n'
+    gateway = start_gateway(f"{tls}pong_seconds = 60\n[limits]\nwaiting_bytes = 50000000\n")
+    connect = {"id": 1, "connect": {"token": gateway.token()}}, {"id": 2, "subscribe": {"channel": "posts:tls"}}
+    text = HANDSHAKE + frame(lines(*connect).encode())
+    fill = {"commands": [{"publish": {"channel": "posts:tls", "data": "x" * 60_000}}] * 100}
+    async with httpx.AsyncClient(base_url=gateway.url, verify=trusting, headers={"X-API-Key": API_KEY}, timeout=20) as http:
+        with (
+            await asyncio.to_thread(unread, gateway, trusting, text, b'"id":2') as silent,
+            await asyncio.to_thread(unread, gateway, trusting, text, b'"id":2') as polite,
+        ):
+            for _ in range(4):  # 24 MB, more than the kernel takes
+                await http.post("/api/batch", json=fill)
+            silent.shutdown(socket.SHUT_WR)
+            polite.setblocking(False)
+            with contextlib.suppress(ssl.SSLError):
+                polite.unwrap()
+            for number in range(30):
+                assert (await http.post("/api/publish", json={"channel": "posts:tls", "data": number})).status_code == 200
+            log = gateway.log()
+    assert log.count(" connected from ") == 2 and log.count("disconnected") < 2, "one at least was written to after its end"
+    assert "WARNING" not in log

@@ -26,6 +26,7 @@ from gateway.store.history import Page
 from gateway.store.layout import publish_words
 
 from ..kit.tokens import SECRET, ticket, token
+from ..kit.turns import TurnCounter
 from ..kit.waiting import until
 
 
@@ -350,6 +351,18 @@ async def test_fewer_commands_with_tokens_are_handled_in_a_turn(gateway: Gateway
     await asyncio.sleep(0)
     assert len(client.written) - before == 2 * TURN_MOST / TOKEN_COST
     assert (await client.answered(65))["error"]["code"] == 103
+
+
+async def test_a_client_whose_commands_wait_for_their_turn_has_no_other_for_each_answer(gateway: Gateway) -> None:
+    """Sixteen answers that Valkey sent together had sixteen times as many commands handled in one turn."""
+    client, send = await connected(gateway, "chat:1"), Client.send
+    with TurnCounter() as turns:
+        client.send = lambda text: (turns.note(), send(client, text))  # type: ignore[method-assign]
+        counts = [{"id": number, "presence_stats": {"channel": "chat:1"}} for number in range(3, 3 + BUSY_MOST)]
+        pings = [{"id": number, "ping": {}} for number in range(3 + BUSY_MOST, 3 + BUSY_MOST + 20 * TURN_MOST)]
+        client.send_commands(*counts, *pings)
+        await client.answered(pings[-1]["id"])
+    assert turns.most <= TURN_MOST + BUSY_MOST
 
 
 async def test_of_many_clients_with_many_commands_some_have_a_turn_at_a_time(gateway: Gateway) -> None:
