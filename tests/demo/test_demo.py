@@ -196,13 +196,16 @@ def test_axe_finds_nothing_on_the_demo(tab: Tab, browser: Browser, demo: Demo, a
 
 
 def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740})
+    context = browser.new_context(viewport={"width": 320, "height": 740})
     page = context.new_page()
     page.goto(f"{demo.url}/demo/")
-    page.get_by_test_id("name").fill("kim")
+    page.get_by_test_id("name").fill("a" * 32)  # the longest name
     page.get_by_test_id("enter").locator("button, :scope").last.click()
     expect(page.get_by_test_id("state")).to_contain_text("live")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_test_id("post-text").fill("hello")
+    page.get_by_test_id("post-send").click()
+    expect(page.get_by_test_id("post").first).to_contain_text("a" * 32)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
     context.close()
 
 
