@@ -42,7 +42,7 @@
  *   quiet         a screen reader does not announce what arrives
  *   publish(data) → promise
  *   Slots: "heading", "empty".
- *   Events: "publication" and "gap", as gateway.js emits them.
+ *   Events: "publication", as gateway.js emits it and with a key that no other has, and "gap" ({ channel }).
  * A publication is shown as its data.text, after its data.user if there is one; other data as JSON.
  *
  * Colours and sizes are CSS variables, for the page to set on the element or above it: --gateway-ink, --gateway-soft (lesser text),

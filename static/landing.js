@@ -49,6 +49,7 @@ function start() {
 
 function showState(state, text) {
   clearInterval(countdown);
+  $("countdown").textContent = "";
   $("state").dataset.state = state;
   $("state-text").textContent = text;
   $("cut").textContent = state === "cut" ? "Restore the line" : "Cut the line";
@@ -91,11 +92,12 @@ function describe(divider, words) {
   text.textContent = `${divider.dataset.label} · ${words}`;
 }
 
+/** The seconds are for the eye: a screen reader would speak each of them. */
 function showWaiting(retryMs) {
   const until = Date.now() + retryMs;
   const show = () => {
     const seconds = Math.ceil((until - Date.now()) / 1000);
-    $("state-text").textContent = seconds > 1 ? `reconnecting in ${seconds} s` : "reconnecting";
+    $("countdown").textContent = seconds > 1 ? ` in ${seconds} s` : "";
   };
   showState("waiting", "reconnecting");
   show();
@@ -188,9 +190,10 @@ function part(tag, name, text) {
   return element;
 }
 
-/** Puts a row into the feed, above the row `below`. */
+/** Puts a row into the feed, above the row `below`. Where that is no longer there, newer rows fill the feed, and this one has no place. */
 function place(row, below) {
   $("empty").hidden = true;
+  if (below && below.parentNode !== feed) return row;
   feed.insertBefore(row, below);
   while (feed.children.length > ROWS_MOST) feed.lastChild.remove();
   return row;

@@ -16,11 +16,16 @@ export function ask({ title, text, button, danger = true, fields = [], done = ""
   const cancel = h("button", { type: "button", on: { click: () => dialog.close() } }, "Cancel");
   const form = h("form", { method: "dialog" }, ...inputs.map(({ element }) => element), fault, h("div", { class: "row end" }, cancel, act));
   const dialog = h("dialog", { "aria-labelledby": "ask-title" }, h("h2", { id: "ask-title" }, title), text && h("p", {}, text), form);
-  form.addEventListener("submit", (event) => {
+  let running = false;
+  const allowed = () => (act.disabled = running || !inputs.every(({ accepts }) => accepts()));
+  form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    submit({ dialog, act, fault, inputs, run, done });
+    running = true;
+    allowed();
+    await submit({ dialog, fault, inputs, run, done });
+    running = false;
+    allowed();
   });
-  const allowed = () => (act.disabled = !inputs.every(({ accepts }) => accepts()));
   form.addEventListener("input", allowed);
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
@@ -29,17 +34,16 @@ export function ask({ title, text, button, danger = true, fields = [], done = ""
   (inputs[0]?.input ?? cancel).focus();
 }
 
-async function submit({ dialog, act, fault, inputs, run, done }) {
+async function submit({ dialog, fault, inputs, run, done }) {
   setText(fault, "");
-  act.disabled = true;
   try {
     const said = await run(Object.fromEntries(inputs.map(({ name, read }) => [name, read()])));
     dialog.close();
     toast(said ?? done);
   } catch (error) {
-    setText(fault, error.message);
+    if (dialog.open) setText(fault, error.message);
+    else toast(error.message);
   }
-  act.disabled = false;
 }
 
 function inputOf({ name, label, value = "", kind = "text", note, expected }) {

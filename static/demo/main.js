@@ -34,8 +34,8 @@ async function enter(name) {
   ring(town.line, (target) => go(town, target));
   pace(api, perMinute);
   await Promise.all([channels[0] && town.feed.open(channels[0].name), subjects[0] && town.places.open(subjects[0].id)]);
-  const asked = decodeURIComponent(location.hash.slice(1)); // by the bell of the workshop
-  if (/^(post|review):\d+$/.test(asked)) await go(town, asked);
+  const asked = location.hash.slice(1); // by the bell of the workshop
+  if (/^(post|review):\d+$/.test(asked)) await go(town, asked).catch((error) => $("bell").show(error.message));
 }
 
 // On a phone one of the two panes is shown.

@@ -178,8 +178,12 @@ export class GatewayElement extends (globalThis.HTMLElement ?? Object) {
   connectedCallback() {
     for (const name of ["gateway", "texts", "draw"]) this.#take(name);
     this.#ticking ??= setInterval(() => this.#refreshTimes(), REFRESH_MS);
-    this._restart();
+    if (this.#stop) this._moved();
+    else this._restart();
   }
+
+  /** It was taken out and put in elsewhere within one turn, so that nothing of it has ended. */
+  _moved() {}
 
   /** A property that the page set before this class was defined hides ours: it is set again. */
   #take(name) {
@@ -311,6 +315,6 @@ export class GatewayElement extends (globalThis.HTMLElement ?? Object) {
 
   #refreshTimes() {
     const times = [...this._root.querySelectorAll("time"), ...this.querySelectorAll('[slot^="row-"] time[data-field]')];
-    for (const time of times) showTime(time, time.dateTime, this._language);
+    for (const time of times) if (time.dateTime) showTime(time, time.dateTime, this._language); // else it shows what is no time
   }
 }

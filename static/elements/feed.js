@@ -71,6 +71,12 @@ export class GatewayFeed extends GatewayElement {
     };
   }
 
+  /** A list that is taken out of the page goes back to its top. */
+  _moved() {
+    const { list } = this.#parts;
+    if (this.#oldestFirst) list.scrollTop = list.scrollHeight;
+  }
+
   #changed({ publications, state, reason, more, gaps, error }) {
     const { list, fault, empty, older } = this.#parts;
     this.#showState(state, gaps);

@@ -124,6 +124,10 @@ export class GatewayInbox extends GatewayElement {
     this.#followWindow(false);
   }
 
+  _moved() {
+    if (!this.#inline) this.#toggled(this.open);
+  }
+
   /** Before the panel closes: a browser does not return the focus to a button that is in a shadow. */
   #refocus() {
     const { bell, panel } = this.#parts;

@@ -75,8 +75,8 @@ const INBOX = `
   overflow-y: auto;
   overscroll-behavior: contain;
 }
-.head { display: flex; align-items: center; gap: 0.25rem; min-height: 2.5rem; padding-left: 0.625rem; background: var(--_card); }
-.panel[popover] .head { position: sticky; top: -0.5rem; z-index: 1; margin: -0.5rem -0.5rem 0; padding: 0.5rem 0.5rem 0.25rem 1.125rem; }
+.head { display: flex; align-items: center; gap: 0.25rem; min-height: 2.5rem; padding-inline-start: 0.625rem; background: var(--_card); }
+.panel[popover] .head { position: sticky; top: -0.5rem; z-index: 1; margin: -0.5rem -0.5rem 0; padding-block: 0.5rem 0.25rem; padding-inline: 1.125rem 0.5rem; }
 .head h2 { flex: 1; font-size: 1.0625em; line-height: 1.25; }
 .head h2:focus { outline: none; }
 .head button { min-height: 2.25rem; padding: 0 0.5rem; color: var(--_soft); font-size: 0.8125em; }
@@ -85,13 +85,13 @@ const INBOX = `
 .item { display: flex; align-items: center; border-radius: calc(var(--_radius) * 0.75); }
 .item + .item { margin-top: 0.125rem; }
 .item.unread { background: var(--_wash); }
-.open { display: block; flex: 1; min-width: 0; padding: 0.5rem 0.625rem; border: 0; text-align: left; text-decoration: none; border-radius: inherit; }
-.title, .text { display: block; }
+.open { display: block; flex: 1; min-width: 0; padding: 0.5rem 0.625rem; border: 0; text-align: start; text-decoration: none; border-radius: inherit; }
+.title, .text { display: block; unicode-bidi: plaintext; }
 .text { display: -webkit-box; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
 .title, .unread .text.alone { font-weight: 600; }
 .open:hover :is(.title, .text) { text-decoration: underline; text-decoration-color: var(--_soft); text-underline-offset: 0.2em; }
 .read { flex: none; display: grid; place-items: center; width: 2.5rem; height: 2.5rem; padding: 0; }
-.read::after { content: ""; width: 0.625rem; height: 0.625rem; border-radius: 50%; background: var(--_accent); }
+.read::after { content: ""; border: 0.3125rem solid var(--_accent); border-radius: 50%; } /* a border is there in forced colours too */
 .read:hover::after { outline: 2px solid var(--_accent); outline-offset: 3px; }
 `;
 
@@ -105,9 +105,9 @@ const FEED = `
 .item { padding: 0.625rem 0.75rem; border: 1px solid var(--_line); border-radius: var(--_radius); background: var(--_card); }
 .item + .item { margin-top: 0.5rem; }
 .item.recovered { background: var(--_wash); }
-.user { font-weight: 600; }
-.text { white-space: pre-wrap; }
-.badge { float: right; margin-left: 0.5rem; color: var(--_accent); font-size: 0.75em; font-weight: 600; }
+.user { font-weight: 600; unicode-bidi: isolate; }
+.text { white-space: pre-wrap; unicode-bidi: plaintext; }
+.badge { float: inline-end; margin-inline-start: 0.5rem; color: var(--_accent); font-size: 0.75em; font-weight: 600; }
 `;
 
 const sheets = new Map();

@@ -324,6 +324,32 @@ def test_dead_letters_are_sent_again_and_removed_once_the_queues_name_is_typed(p
     assert town.mail.counts("ready") == [1]
 
 
+def test_what_is_agreed_to_is_carried_out_once_and_its_fault_is_seen_although_the_dialog_was_closed(
+    page: Page, gateway: RunningGateway, town: Town
+) -> None:
+    open_console(page, gateway, "#/channels/posts%3Aonce")
+    held: list[Route] = []
+    page.route("**/api/publish", lambda route: held.append(route), times=1)
+    page.get_by_role("button", name="Publish").click()
+    publish = page.get_by_role("dialog").get_by_role("button", name="Publish")
+    with page.expect_request("**/api/publish"):
+        publish.click()
+    page.get_by_label("Data, as JSON").fill('{"typed": "meanwhile"}')
+    expect(publish).to_be_disabled()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    held[0].abort()
+    expect(page.locator("#toast")).to_have_text("The gateway does not answer.")
+
+
+def test_a_long_name_that_is_looked_for_is_not_wider_than_a_phone(page: Page, gateway: RunningGateway) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    open_console(page, gateway, f"#/channels?pattern=posts%3A{'x' * 200}")
+    expect(page.get_by_role("link", name="Open posts:")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
 def test_a_process_is_drained_and_admits_again(page: Page, gateway: RunningGateway, town: Town) -> None:
     open_console(page, gateway, "#/nodes")
     page.get_by_role("button", name="Drain").click()

@@ -152,6 +152,15 @@ def test_notifications_that_came_while_away_are_on_the_bell_on_return(tab: Tab, 
     expect(gil.locator("#bell [part=count]")).to_have_text("1")
 
 
+def test_a_link_to_a_post_that_is_gone_leads_into_the_town_and_says_so(tab: Tab) -> None:
+    noa = tab("noa")
+    noa.evaluate("location.hash = 'post:999999'")
+    noa.reload()
+    expect(noa.locator("#bell [part=fault]")).to_have_text("That post is gone.")
+    expect(noa.locator("#welcome")).to_be_hidden()
+    expect(noa.get_by_test_id("state")).to_contain_text("live")
+
+
 @pytest.mark.slow
 def test_axe_finds_nothing_on_the_demo(tab: Tab, browser: Browser, demo: Demo, axe: str) -> None:
     entry = browser.new_page()
@@ -187,13 +196,16 @@ def test_axe_finds_nothing_on_the_demo(tab: Tab, browser: Browser, demo: Demo, a
 
 
 def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740})
+    context = browser.new_context(viewport={"width": 320, "height": 740})
     page = context.new_page()
     page.goto(f"{demo.url}/demo/")
-    page.get_by_test_id("name").fill("kim")
+    page.get_by_test_id("name").fill("a" * 32)  # the longest name
     page.get_by_test_id("enter").locator("button, :scope").last.click()
     expect(page.get_by_test_id("state")).to_contain_text("live")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_test_id("post-text").fill("hello")
+    page.get_by_test_id("post-send").click()
+    expect(page.get_by_test_id("post").first).to_contain_text("a" * 32)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
     context.close()
 
 

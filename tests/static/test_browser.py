@@ -44,6 +44,28 @@ const { send } = WebSocket.prototype;
 WebSocket.prototype.send = function (frame) { send.call(this, frame); later(); };
 """
 
+# An answer is there, and the page has it when the test says so.
+SLOW_FETCH = """() => {
+  const { fetch } = window;
+  window.fetch = async (...request) => {
+    const answer = await fetch(...request);
+    await new Promise((resolve) => (window.pass = resolve));
+    return answer;
+  };
+}"""
+
+# What a screen reader has of the state, each time that it changes.
+LISTEN = """() => {
+  window.spoken = [];
+  const state = document.querySelector("#state");
+  const listen = () => {
+    const heard = state.cloneNode(true);
+    for (const each of heard.querySelectorAll("[aria-hidden]")) each.remove();
+    if (spoken.at(-1) !== heard.textContent) spoken.push(heard.textContent);
+  };
+  new MutationObserver(listen).observe(state, { childList: true, subtree: true, characterData: true });
+}"""
+
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
@@ -164,6 +186,46 @@ def test_a_gap_over_an_event_stream_is_shown_with_true_words(page: Page, start_g
     held = [str(number) for number in range(119, 19, -1)]
     expect(page.locator("#feed .text")).to_have_text(["after", *held, "before"])
     expect(page.locator("#feed .outage")).to_have_text("Line cut · 100 caught up, history no longer holds the rest")
+
+
+def test_a_gap_above_which_more_arrives_than_the_feed_shows_leaves_the_newest_rows(page: Page, start_gateway: Start) -> None:
+    gateway = start_gateway(SETTINGS)
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+    publish_many(gateway, "hello:world", range(120))
+    page.evaluate(SLOW_FETCH)
+    page.get_by_role("button", name="Restore the line").click()
+    expect(page.locator("#feed .gap")).to_be_visible()
+    wait(page, "window.pass")
+    publish_many(gateway, "hello:world", range(1000, 1250))  # while history is read
+    expect(page.locator("#feed .text").first).to_have_text("1249")
+    page.evaluate("pass()")
+    gateway.publish("hello:world", {"text": "after"})
+    newest = [str(number) for number in range(1249, 1050, -1)]
+    expect(page.locator("#feed .text")).to_have_text(["after", *newest])
+
+
+def test_a_screen_reader_is_spared_the_seconds_until_the_next_attempt(page: Page, start_gateway: Start) -> None:
+    page.add_init_script("Math.random = () => 1")  # a backoff is its full length
+    gateway = start_gateway(SETTINGS)
+    open_landing(page, gateway)
+    gateway.stop()
+    page.evaluate(LISTEN)
+    for seconds in (3, 2):
+        expect(page.locator("#state")).to_have_text(f"reconnecting in {seconds} s")
+    assert set(page.evaluate("spoken")) == {"reconnecting", "connecting"}
+
+
+def test_a_long_user_id_leaves_room_for_the_text_on_a_phone(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway, "0189f7a2-3c5e-7b1d-9a4f-5d2e8c6b1a90" * 2)
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.get_by_label("Text to publish").fill("a sentence of several words")
+    page.keyboard.press("Enter")
+    box = page.locator("#feed .text").first.bounding_box()
+    assert box is not None and box["width"] > 120
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_nothing_is_lost_when_the_gateway_restarts_under_the_page(page: Page, start_gateway: Start) -> None:

@@ -290,6 +290,51 @@ def test_elements_of_the_same_attributes_share_a_connection_that_ends_with_the_l
     wait(page, "gateway.state === 'closed'")
 
 
+def test_an_element_that_is_moved_goes_on_as_it_was(page: Page, gateway: RunningGateway, open_page: Open) -> None:
+    notify(gateway, "moe", "n1", text="hello")
+    feed = '<gateway-feed channel="posts:moved" order="oldest-first" token-url="token"></gateway-feed>'
+    open_page(page, "moe", f'<div id="there"></div>{feed}{INBOX}')
+    expect(page.get_by_text("Nothing yet.").first).to_be_visible()
+    gateway.publish("posts:moved", {"text": "before"})
+    expect(page.locator("gateway-feed li")).to_have_text(["before"])
+    bell(page).click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.evaluate("document.querySelector('#there').append(...document.querySelectorAll('gateway-feed, gateway-inbox'))")
+    expect(bell(page)).to_have_attribute("aria-expanded", "false")  # a panel that is moved closes
+    gateway.publish("posts:moved", {"text": "after"})
+    expect(page.locator("gateway-feed li")).to_have_text(["before", "after"])
+    bell(page).click()
+    expect(page.get_by_role("dialog").locator("li")).to_have_count(1)
+
+
+def test_a_time_that_is_none_remains_as_it_is(page: Page, gateway: RunningGateway, open_page: Open) -> None:
+    page.clock.install()
+    template = '<template><p data-field="data.text"></p><time data-field="data.at"></time></template>'
+    open_page(page, "ann", f'<gateway-feed channel="posts:times" token-url="token">{template}</gateway-feed>')
+    expect(page.get_by_text("Nothing yet.")).to_be_visible()
+    gateway.publish("posts:times", {"text": "a party", "at": "next Tuesday"})
+    expect(page.locator("gateway-feed time")).to_have_text("next Tuesday")
+    page.clock.fast_forward(25_000)  # times are shown anew
+    assert page.locator("gateway-feed time").text_content() == "next Tuesday"
+
+
+ROOM_BESIDE = """() => {
+  const root = document.querySelector("gateway-inbox").shadowRoot;
+  const words = document.createRange();
+  words.selectNodeContents(root.querySelector("[part=title]"));
+  return root.querySelector("li").getBoundingClientRect().right - words.getBoundingClientRect().right;
+}"""
+
+
+def test_on_a_page_from_right_to_left_a_notification_begins_at_the_right(page: Page, gateway: RunningGateway, open_page: Open) -> None:
+    notify(gateway, "sam", "n1", title="إشعار جديد", text="مرحبا")
+    open_page(page, "sam", '<gateway-inbox inline token-url="token"></gateway-inbox>')
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    page.locator("gateway-inbox [part=read]").click()
+    expect(page.locator("gateway-inbox [part=read]")).to_have_count(0)
+    assert page.evaluate(ROOM_BESIDE) < 20
+
+
 def test_an_inbox_whose_user_is_known_arrives_over_event_streams_too(page: Page, gateway: RunningGateway, open_page: Open) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     open_page(page, "zoe", '<gateway-inbox token-url="token" user="zoe"></gateway-inbox>' + FEED.format("stream"))

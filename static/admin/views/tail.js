@@ -1,6 +1,6 @@
 // A channel's publications as they arrive.
 
-import { h, onceAFrame, setText } from "../dom.js";
+import { h, onceAFrame, setAttribute, setText } from "../dom.js";
 import { count } from "../units.js";
 import { publicationOf } from "./publication.js";
 
@@ -65,12 +65,15 @@ export class Tail {
     if (this.#stop) this.#count();
   }
 
+  /** A number that changes with each frame is not read out. */
   #count() {
+    setAttribute(this.#state, "aria-live", "off");
     setText(this.#state, `${count(this.#received, "publication")} since the tail began.`);
   }
 
   #note(text, live = false) {
-    if (live) this.#count();
-    else setText(this.#state, text);
+    if (live) return this.#count();
+    setAttribute(this.#state, "aria-live", null);
+    setText(this.#state, text);
   }
 }

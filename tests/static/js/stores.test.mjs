@@ -176,6 +176,21 @@ test("older notifications are read to the end of the list, although an answer is
   assert.deepEqual([store.snapshot.notifications.length, store.snapshot.more], [108, false]);
 });
 
+test("an answer that is older than an announcement brings back no older count", async () => {
+  const page = new Page({ token: jwt("ann") });
+  const store = new InboxStore(page.gateway);
+  const counts = [];
+  store.subscribe(() => counts.push(store.snapshot.unread));
+  await page.connect({ subs: { "notifications:ann": { recoverable: true, epoch: "i", offset: 7 } } });
+  page.socket.push("notifications:ann", { pub: { data: { inbox: { unread: 3, change: 5, epoch: "i" } } } });
+  for (const { id } of page.socket.sent("rpc")) {
+    page.socket.receive({ id, rpc: { data: { notifications: [], next: null, unread: 2, change: 4, epoch: "i" } } });
+  }
+  await settled();
+  assert.deepEqual(store.snapshot.notifications, []);
+  assert.deepEqual([counts.includes(2), store.snapshot.unread], [false, 3]);
+});
+
 test("a listener that throws harms neither the others nor the next read of the list", async () => {
   const page = new Page();
   const store = new InboxStore(page.gateway);

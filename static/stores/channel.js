@@ -1,0 +1,116 @@
+// The store of a channel: what is shown of it, and when its history is read. stores.js describes it.
+
+import { readHistory } from "./history.js";
+import { Shown } from "./shown.js";
+import { Store, follow } from "./store.js";
+
+export class ChannelStore extends Store {
+  #options;
+  #shown;
+  #subscription;
+  #wasLive = false;
+  #wanted = false; // history has to be read when the channel is live
+  #reading; // a new object for each read, so that the answer to an earlier one is ignored
+  #newest = 0; // the offset of the last publication that arrived
+
+  constructor(gateway, channel, { history = 0, limit = 100, since, token, joinLeave } = {}) {
+    super(gateway, { publications: [], state: "waiting", code: undefined, reason: undefined, more: false, gaps: 0, error: null });
+    this.channel = channel;
+    this.#options = { since, token, joinLeave };
+    this.#shown = new Shown(Math.max(limit, history));
+    this.history = history;
+  }
+
+  publish = (data) => this.gateway.publish(this.channel, data);
+
+  older = async () => {
+    const first = this.#shown.oldest;
+    const page = this.history || 20;
+    this.#shown.extend(page);
+    // A channel that does not recover has no position; no epoch agrees with any.
+    await this.#read(page, first && { epoch: this.#subscription.position?.epoch ?? "", offset: first.offset });
+  };
+
+  /** It begins anew each time: what was published while nothing was followed would be missing in the middle. */
+  _start() {
+    this.#shown.clear();
+    this.#newest = 0;
+    this.#wanted = this.history > 0;
+    this.#show({ more: false, gaps: 0, error: null });
+    const { subscription, stop } = follow(this, this.channel, this.#options, {
+      publication: (publication) => this.#take(publication),
+      gap: () => this.#gap(),
+      state: (event) => this.#changed(event),
+    });
+    this.#subscription = subscription;
+    if (subscription) this.#changed(subscription);
+    return () => {
+      this.#reading = null;
+      this.#wasLive = false;
+      stop();
+    };
+  }
+
+  #show(changes) {
+    this._update({ publications: this.#shown.publications, ...changes });
+  }
+
+  #changed({ state, code, reason }) {
+    this.#wasLive ||= state === "live";
+    this._update({ state, code, reason });
+    this.#readWanted();
+  }
+
+  #readWanted() {
+    if (!this.#wanted || this.snapshot.state !== "live") return;
+    this.#wanted = false;
+    this.#read(this.history);
+  }
+
+  #take(publication) {
+    const { offset } = publication;
+    if (offset < this.#newest) this.#gap(); // offsets began anew: of a channel that does not recover, no event announces that
+    this.#newest = offset ?? this.#newest;
+    const taken = { ...this.#shown.keyed(publication), recovered: publication.recovered && this.#wasLive };
+    const dropped = this.#shown.append(taken);
+    this.#show({ more: this.snapshot.more || this.#canReturn(dropped) });
+    this.arrived(taken);
+  }
+
+  /** Where the page asked for history, those that were dropped can be had again. */
+  #canReturn(dropped) {
+    return dropped && this.history > 0;
+  }
+
+  /** What is shown may lack publications in its middle; so it is replaced by what history holds, where the page asked for history. */
+  #gap() {
+    this.#newest = 0;
+    this.#reading = null; // the answer to a read from before the gap may be of another epoch
+    this.#shown.breakOff();
+    if (this.history) this.#shown.clear();
+    this.#show({ gaps: this.snapshot.gaps + 1, more: false });
+    if (!this.history) return;
+    if (this.snapshot.state === "live") this.#read(this.history);
+    else this.#wanted = true;
+  }
+
+  async #read(limit, since) {
+    const reading = (this.#reading = {});
+    const token = this.#subscription?._token?.value;
+    try {
+      const publications = await readHistory(this.gateway, this.channel, { limit, since, token });
+      if (reading === this.#reading) this.#add(publications, limit);
+    } catch (error) {
+      if (reading !== this.#reading) return;
+      this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it
+      this._failed(error, () => this.#readWanted());
+    }
+  }
+
+  /** `found` is newest first. */
+  #add(found, limit) {
+    const dropped = this.#shown.insert(found.map((each) => ({ channel: this.channel, recovered: false, ...each })));
+    const isMore = found.length === limit && found.at(-1).offset > 1;
+    this.#show({ more: isMore || this.#canReturn(dropped), error: null });
+  }
+}
