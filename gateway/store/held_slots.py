@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import Unavailable
 from ..runtime.backoff import backoff
@@ -64,7 +64,7 @@ class _Held:
         self._commands.clear()
         return commands
 
-    def answered(self, refusal: str | None) -> None:
+    def answered(self, refusal: str) -> None:
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(refusal)
 
@@ -184,11 +184,17 @@ class HeldSlots:
         return refusal, False
 
     async def _answer(self, held: _Held, command: Command, server: ServerCommands, *, asking: bool = False) -> str | None:
-        held.attempt, held.answer = command, asyncio.get_running_loop().create_future()
-        command.future.add_done_callback(lambda _: held.answered(None))
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+        def ended(_: asyncio.Future[Any]) -> None:  # of this attempt alone: by then the next command may be under way
+            if not answer.done():
+                answer.set_result(None)
+
+        held.attempt, held.answer = command, answer
+        command.future.add_done_callback(ended)
         server.take(command, asking=asking)
         try:
-            return await held.answer
+            return await answer
         finally:
             held.attempt = held.answer = None
 
