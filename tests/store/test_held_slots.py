@@ -72,3 +72,17 @@ async def test_a_command_is_sent_once_though_the_one_before_it_has_waited_too_lo
     assert shard.taken == [first, second]
     assert isinstance(first.future.exception(), Unavailable)
     second.future.set_result([1, b"e"])
+
+
+async def test_one_that_was_refused_fails_where_a_newer_one_of_its_channel_was_carried_out(shard: Any, held: HeldSlots) -> None:
+    """The shard was itself again between two that were under way together."""
+    first, other, newer = publication(1), publication(2, "b"), publication(3)
+    for command in (first, other):
+        held.refused(shard, command, DOWN)
+    newer.future.set_result([1, b"e"])
+    held.carried_out(newer)
+    with pytest.raises(Unavailable, match="out of order"):
+        await first.future
+    await until(lambda: shard.taken, "what was not overtaken is tried again")
+    assert shard.taken == [other]
+    other.future.set_result([1, b"e"])
