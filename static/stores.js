@@ -127,7 +127,7 @@ function readHistory(gateway, channel, { limit, since, token }) {
   return read.catch((error) => (error.code === "sse" ? overHttp() : Promise.reject(error))); // it waited for a connection
 }
 
-/** As many of the newest as `limit` says, where history holds so many. */
+/** As many of the newest as `limit` says, where history holds so many, and their epoch. */
 async function readWhole(gateway, channel, { limit, since, token }) {
   const found = [];
   for (;;) {
@@ -136,7 +136,7 @@ async function readWhole(gateway, channel, { limit, since, token }) {
     found.push(...publications);
     const oldest = publications.at(-1)?.offset ?? 0;
     const isCut = publications.length >= HISTORY_MOST || JSON.stringify(publications).length >= CUT_CHARACTERS;
-    if (oldest <= 1 || found.length >= limit || !isCut) return found;
+    if (oldest <= 1 || found.length >= limit || !isCut) return { found, epoch };
     since = { epoch, offset: oldest };
   }
 }
@@ -250,8 +250,10 @@ export class ChannelStore extends Store {
     const reading = (this.#reading = {});
     const token = this.#subscription?._token?.value;
     try {
-      const publications = await readWhole(this.gateway, this.channel, { limit, since, token });
-      if (reading === this.#reading) this.#add(publications, limit);
+      const { found, epoch } = await readWhole(this.gateway, this.channel, { limit, since, token });
+      const followed = this.#subscription?.position?.epoch ?? epoch;
+      // Of another epoch than what is shown: the gap that announces it comes after the answer, and has history read anew.
+      if (reading === this.#reading && epoch === followed) this.#add(found, limit);
     } catch (error) {
       if (reading !== this.#reading) return;
       this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it
