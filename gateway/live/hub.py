@@ -326,6 +326,7 @@ class Hub:
             channel.acked = False
             channel.link_lost()
             self._stop_mending(channel)
+        self._mend_more()  # on a cluster, channels of other shards may wait for the places of these
 
     # Housekeeping.
 

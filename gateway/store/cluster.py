@@ -192,6 +192,9 @@ class ClusterCommands:
     def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
         self._held.refused(server, command, refusal)
 
+    def carried_out(self, command: Command) -> None:
+        self._held.carried_out(command)
+
     def unreachable(self, server: ServerCommands) -> None:
         self.look_again()
 

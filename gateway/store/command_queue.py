@@ -19,7 +19,7 @@ from collections.abc import Callable
 from ..errors import Unavailable
 from .command import Command, counters_of
 
-__all__ = ["CommandQueue"]
+__all__ = ["OVERTAKEN", "CommandQueue"]
 
 STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
 OVERTAKEN = (

@@ -55,6 +55,9 @@ class Redirects(Protocol):
     def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
         """Valkey carried the command out not here, since its slot is elsewhere, moves, or is nowhere: takes it over."""
 
+    def carried_out(self, command: Command) -> None:
+        """Valkey has carried out this guarded command."""
+
     def unreachable(self, server: ServerCommands) -> None:
         """A connection could not be opened, or is silent: another server may have its slots by now."""
 
@@ -260,14 +263,21 @@ class ServerCommands:
         written = self.queue.written
         for reply in replies:
             command = written.popleft()
-            if command.guarded and self.queue.refused and not isinstance(reply, StoreError):
-                self.queue.carried_out(command)
+            if command.guarded and (self.queue.refused or self._redirects is not None) and not isinstance(reply, StoreError):
+                self._carried_out(command)
             if command.waiter.done():
                 continue  # its caller was cancelled
             if isinstance(reply, StoreError):
                 self._on_error(command, reply)
             else:
                 command.waiter.set_result(reply)
+
+    def _carried_out(self, command: Command) -> None:
+        """Older ones of its channel that were refused would come after it."""
+        if self.queue.refused:
+            self.queue.carried_out(command)
+        if self._redirects is not None:
+            self._redirects.carried_out(command)
 
     def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)

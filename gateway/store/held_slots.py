@@ -3,6 +3,9 @@
 The order of a slot's commands is what a channel's order rests on. So from the first refusal on nothing of the slot is sent: what was
 written already is answered first; then the oldest command is sent alone, to wherever the slot is, until it is answered; only then
 do the others follow. ``ASK`` is answered one by one, until the slot has arrived.
+
+What was written already may be carried out, where the cause of the refusal is over in between. Then an older one of the same channel fails, as
+where there is one server (``command_queue``).
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
-from .command import Command
+from .command import Command, counters_of
+from .command_queue import OVERTAKEN
 from .connection import ServerCommands
 from .topology import Place, redirected_to
 
@@ -64,7 +68,15 @@ class _Held:
         self._commands.clear()
         return commands
 
-    def answered(self, refusal: str | None) -> None:
+    def fail_overtaken(self, by: Command) -> None:
+        """Those that are older than a guarded command, which was carried out, and of its channel."""
+        counters = set(counters_of(by.text))
+        for number, command in self._commands:
+            is_older = number < by.number and command.guarded and command is not self.attempt and not command.future.done()
+            if is_older and not counters.isdisjoint(counters_of(command.text)):
+                command.future.set_exception(Unavailable(OVERTAKEN))
+
+    def answered(self, refusal: str) -> None:
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(refusal)
 
@@ -111,6 +123,11 @@ class HeldSlots:
         if held is None:
             held = self._hold(command.slot, server, self._tasks.spawn(server.settle()))
         held.add([command])
+
+    def carried_out(self, command: Command) -> None:
+        """A shard has carried out this guarded command."""
+        if self._held and (held := self._held.get(command.slot)) is not None:
+            held.fail_overtaken(command)
 
     def _hold(self, slot: int, server: ServerCommands | None, settled: Awaitable[None] | None = None) -> _Held:
         held = self._held[slot] = _Held(slot)
@@ -184,11 +201,17 @@ class HeldSlots:
         return refusal, False
 
     async def _answer(self, held: _Held, command: Command, server: ServerCommands, *, asking: bool = False) -> str | None:
-        held.attempt, held.answer = command, asyncio.get_running_loop().create_future()
-        command.future.add_done_callback(lambda _: held.answered(None))
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+        def ended(_: asyncio.Future[Any]) -> None:  # of this attempt alone: by then the next command may be under way
+            if not answer.done():
+                answer.set_result(None)
+
+        held.attempt, held.answer = command, answer
+        command.future.add_done_callback(ended)
         server.take(command, asking=asking)
         try:
-            return await held.answer
+            return await answer
         finally:
             held.attempt = held.answer = None
 

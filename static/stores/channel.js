@@ -98,8 +98,10 @@ export class ChannelStore extends Store {
     const reading = (this.#reading = {});
     const token = this.#subscription?._token?.value;
     try {
-      const publications = await readHistory(this.gateway, this.channel, { limit, since, token });
-      if (reading === this.#reading) this.#add(publications, limit);
+      const { found, epoch } = await readHistory(this.gateway, this.channel, { limit, since, token });
+      const followed = this.#subscription?.position?.epoch ?? epoch;
+      // Of another epoch than what is shown: the gap that announces it comes after the answer, and has history read anew.
+      if (reading === this.#reading && epoch === followed) this.#add(found, limit);
     } catch (error) {
       if (reading !== this.#reading) return;
       this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it

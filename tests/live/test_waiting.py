@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import StoreError
 from gateway.live.channel import Announced, Channel
-from gateway.live.hub import Hub
+from gateway.live.hub import MENDED_AT_ONCE, Hub
 from gateway.publication import Publication
 
 from ..kit.model import Recorder
@@ -102,3 +102,16 @@ async def test_a_mistake_with_one_costs_the_others_nothing(hub: Hub, caplog: pyt
         await until(lambda: second.events, "the other has begun")
     assert second.events == ["begin"]
     assert "a subscription that waited for it failed" in caplog.text
+
+
+async def test_channels_that_wait_for_a_place_get_those_of_channels_that_are_lost(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard of a cluster does not answer, and is lost: the channels of other shards were left waiting until something else was mended."""
+    asked: list[str] = []
+    monkeypatch.setattr(hub._history, "begin_position", lambda waiter, channel: asked.append(channel))
+    names = [f"a{number}" for number in range(MENDED_AT_ONCE)]
+    for name in [*names, "other"]:
+        follow(hub, name, lambda: None)
+        hub.on_subscribed(hub.channel(name).key)
+    assert asked == names
+    hub.on_lost([hub.channel(name).key for name in names])
+    assert asked == [*names, "other"]

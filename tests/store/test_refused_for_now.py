@@ -11,10 +11,12 @@ import libvalkey
 import pytest
 
 from gateway.errors import Unavailable
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
 from gateway.store.connection import ServerCommands
 
 REFUSAL = b"-NOREPLICAS Not enough good replicas to write.\r\n"
+CLUSTER_REFUSAL = b"-CLUSTERDOWN The cluster is down\r\n"
 
 
 class Functions:
@@ -31,6 +33,7 @@ class Refusing:
     def __init__(self) -> None:
         self.refuses: Callable[[int], bool] = lambda number: False
         self.closes_at = 0
+        self.refusal = REFUSAL
         self.done: list[bytes] = []
         self._arrived = 0
         self._ends: list[asyncio.StreamWriter] = []
@@ -53,13 +56,29 @@ class Refusing:
         if self._arrived == self.closes_at:
             return b""
         if self.refuses(self._arrived):
-            return REFUSAL
+            return self.refusal
         self.done.append(command[-3])  # before the guard
         return b"+OK\r\n"
 
     def close(self) -> None:
         for end in self._ends:
             end.close()
+
+
+class OnlyNode(Refusing):
+    """The same as the only node of a cluster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusal = CLUSTER_REFUSAL
+        self.port = 0
+
+    def _answer(self, command: list[bytes]) -> bytes:
+        if command[0] != b"CLUSTER":
+            return super()._answer(command)
+        if command[1] == b"INFO":
+            return b"$16\r\ncluster_state:ok\r\n"
+        return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % self.port
 
 
 @pytest.fixture
@@ -79,7 +98,25 @@ async def commands(server: Refusing, tmp_path: Path) -> AsyncIterator[ServerComm
     await commands.close()
 
 
-def publish(commands: ServerCommands, channel: str, data: str, *, repeatable: bool = False) -> asyncio.Future[Any]:
+@pytest.fixture
+async def node() -> AsyncIterator[OnlyNode]:
+    node = OnlyNode()
+    listening = await asyncio.start_server(node.serve, "127.0.0.1", 0)
+    node.port = listening.sockets[0].getsockname()[1]
+    yield node
+    listening.close()
+    node.close()
+
+
+@pytest.fixture
+async def cluster_commands(node: OnlyNode) -> AsyncIterator[Commands]:
+    commands = make_commands(Address(f"valkey+cluster://127.0.0.1:{node.port}"), functions=Functions())
+    await commands.start()
+    yield commands
+    await commands.close()
+
+
+def publish(commands: Commands, channel: str, data: str, *, repeatable: bool = False) -> asyncio.Future[Any]:
     keys = [f"gw:{{{channel}}}:{name}" for name in ("meta", "stream", "keys")]
     return commands.begin(b"FCALL", b"gateway_publish", 3, *keys, data, guarded=True, repeatable=repeatable)
 
@@ -108,3 +145,15 @@ async def test_one_that_is_lost_while_it_was_under_way_alone_is_still_the_first(
     async with asyncio.timeout(5):
         await asyncio.gather(*(publish(commands, "a", str(number), repeatable=True) for number in range(3)))
     assert server.done == [b"0", b"1", b"2"]
+
+
+async def test_a_publish_to_a_cluster_is_not_sent_again_once_a_newer_one_of_its_channel_is_there(
+    node: OnlyNode, cluster_commands: Commands
+) -> None:
+    node.refuses = lambda number: number <= 2
+    overtaken, other, newer = (publish(cluster_commands, channel, data) for channel, data in [("a", "1"), ("b", "2"), ("a", "3")])
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="out of order"):
+            await overtaken
+        await asyncio.gather(other, newer, publish(cluster_commands, "a", "4"))
+    assert [data for data in node.done if data != b"2"] == [b"3", b"4"] and b"2" in node.done

@@ -82,6 +82,20 @@ test("the answer to a read from before a gap hides nothing that follows the gap"
   assert.deepEqual(data(store), ["before", 1]);
 });
 
+test("a history of an epoch whose gap is still to come is not shown among what was there before", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  page.socket.publish("a", "before", 8);
+  page.socket.reply("history", { publications: entries(2, 1), epoch: "f", offset: 2 });
+  await settled();
+  assert.deepEqual(data(store), ["before"]);
+  page.socket.push("a", { unsubscribe: { code: 2500, reason: "insufficient state" } });
+  await page.advance(500);
+  page.socket.reply("subscribe", { recoverable: true, was_recovering: true, recovered: false, epoch: "f", offset: 2 });
+  page.socket.reply("history", { publications: entries(2, 1), epoch: "f", offset: 2 });
+  await settled();
+  assert.deepEqual(data(store), [1, 2]);
+});
+
 test("a history that could not be read is read again while the connection goes on", async () => {
   const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
