@@ -151,3 +151,25 @@ def opened(context: BrowserContext, url: str) -> Page:
     page = context.new_page()
     page.goto(url)
     return page
+
+
+def test_the_first_click_finds_a_service_worker_that_is_active(context: BrowserContext, tmp_path: Path) -> None:
+    port = free_port()
+    with Desk(tmp_path, {3000: port}) as desk:
+        desk.write("worker.js", code("away-worker"))
+        desk.write("index.html", "<!doctype html><title>Push</title>")
+        desk.start(f"python -m http.server {port}", "Serving HTTP")
+        page = opened(context, f"http://localhost:{port}/")
+        subscribed = page.evaluate(
+            """async (code) => {
+              // the browser's push service is on the internet: what it would be asked for is returned
+              PushManager.prototype.subscribe = async () => ({ isActive: !!(await navigator.serviceWorker.getRegistration()).active });
+              const sent = [];
+              const fetch = async (_, { body }) => sent.push(JSON.parse(body));
+              const run = new (Object.getPrototypeOf(async () => {}).constructor)("fetch", code);
+              await run(fetch);
+              return sent;
+            }""",
+            code("away-subscribe"),
+        )
+        assert subscribed == [{"isActive": True}]
