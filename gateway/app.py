@@ -35,7 +35,7 @@ from .edges import pull as clients
 from .edges.api.openapi import openapi
 from .edges.application import Application
 from .edges.doctor_view import doctor_view
-from .errors import GatewayError, NotPermitted, StoreError
+from .errors import GatewayError, NotPermitted, StoreError, Unavailable
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .metrics.metrics_path import metrics
@@ -176,7 +176,10 @@ class Gateway:
         if self._install:
             await self._install_functions()
             await log_lack([shard.address for shard in self._commands.shards if shard.connected], self._rights())
-            await self.node.revocations.load()
+            try:
+                await self.node.revocations.load()
+            except Unavailable as error:  # as where their shard of a cluster is away: a process without them would admit revoked tokens
+                raise Unavailable(f"which tokens were revoked cannot be read: {error}") from None
         await self.link.start()
 
     def _alerts(self) -> list[Coroutine[Any, Any, None]]:

@@ -237,6 +237,10 @@ class Config(BaseSettings):
     def _pairs(self) -> Config:
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key go together: one is set, the other is not")
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError(
+                f"metrics_port and port are both {self.port}: metrics need a port of their own; /metrics on the other needs a key"
+            )
         if fault := bridges_fault(self.bridges, self.prefix, self.namespaces):
             raise ValueError(fault)
         if set(self.admin_keys) & set(self.admin_read_keys):

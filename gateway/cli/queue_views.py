@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import GatewayError, StoreError, Unavailable
+from ..errors import GatewayError, StoreError
 from ..rules.json_text import clean, encode
 from ..runtime.logs import printable, printable_json
 from ..work.queues import JobView, Overview, Queues
@@ -104,21 +104,12 @@ async def queue_list(queues: Queues) -> View:
     rows: list[tuple[str, Overview | str]] = []
     for first in range(0, len(names), TOGETHER):
         page = names[first : first + TOGETHER]
-        rows += zip(page, await asyncio.gather(*[_overview_or_fault(queues, name) for name in page]), strict=True)
+        rows += zip(page, await asyncio.gather(*map(queues.overview_or_fault, page)), strict=True)
     table = _table("queue", *_NUMBERS, left=1)
     for name, found in rows[:ROWS]:
         table.add_row(_text(name), *(_numbers(found) if isinstance(found, Overview) else [_text(found)]))
     shown = Group(table, Text(f"and {len(rows) - ROWS:,} more, which --json lists")) if len(rows) > ROWS else table
     return View({"queues": [_queue_fields(name, found) for name, found in rows]}, shown if rows else Text("there are no queues"))
-
-
-async def _overview_or_fault(queues: Queues, name: str) -> Overview | str:
-    try:
-        return await queues.overview(name)
-    except StoreError as error:
-        if isinstance(error, Unavailable) and not queues.commands.sharded:
-            raise
-        return str(error)
 
 
 async def jobs_of_queue(queues: Queues, name: str, states: Sequence[str], limit: int) -> View:

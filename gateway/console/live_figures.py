@@ -131,13 +131,13 @@ class _Interval:
     def take(self) -> list[int]:
         """How many values in each range."""
         new = [now - before for now, before in zip(self._histogram.counts, self._counts, strict=True)]
-        self._counts = list(self._histogram.counts)
+        self._counts, self._total = list(self._histogram.counts), self._histogram.total
         return new
 
     def mean_ms(self) -> float | None:
         """The mean of the values, which are seconds, in milliseconds; None if there are none. It takes them."""
-        count, total = sum(self.take()), self._histogram.total - self._total
-        self._total = self._histogram.total
+        total = self._histogram.total - self._total
+        count = sum(self.take())
         return round(total / count * 1000, 3) if count else None
 
 

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from ..edges.api.requests import QueueName, Shape
-from ..errors import BadRequest, NotAvailable, StoreError, Unavailable
+from ..errors import BadRequest, NotAvailable, Unavailable
 from ..rules.json_text import clean, encode
+from ..store.access import shard_fault
 from ..work.jobs import check_queue_name
 from ..work.queues import JobView, Overview, Queues
 from .caller import Caller, Empty, read_method, write_method
@@ -64,8 +65,11 @@ class PurgeRequest(_OfQueue, kw_only=True):
 
 
 async def queues(caller: Caller, request: Empty) -> bytes:
-    """The numbers of the first QUEUES_MOST queues by name; ``total`` is how many there are. A queue whose keys in Valkey are of another type has ``error``."""
+    """The numbers of the first QUEUES_MOST queues by name; ``total`` is how many there are. A queue whose keys in Valkey are of another type,
+    or in a shard that is away, has ``error``."""
     every = caller.node.queues
+    if fault := shard_fault(every.commands, caller.node.history.layout.queues):
+        raise Unavailable(f"the names of the queues cannot be read: {fault}")
     names = await every.names()
     rows: list[dict[str, Any]] = []
     shown = names[:QUEUES_MOST]
@@ -75,12 +79,15 @@ async def queues(caller: Caller, request: Empty) -> bytes:
 
 
 async def _row(every: Queues, name: str) -> dict[str, Any]:
-    try:
-        return {"name": name, **_numbers(await every.overview(name))}
-    except Unavailable:
-        raise
-    except StoreError as error:
-        return {"name": name, "error": str(error)}
+    found = await every.overview_or_fault(name)
+    return {"name": name, "error": found} if isinstance(found, str) else {"name": name, **_numbers(found)}
+
+
+def _queues(caller: Caller, queue: str) -> Queues:
+    """For calls about one queue. Raises Unavailable where the shard that has it is away: an operator should know now, as ``require_valkey`` says."""
+    if fault := caller.node.queues.shard_fault(queue):
+        raise Unavailable(fault)
+    return caller.node.queues
 
 
 def _numbers(overview: Overview) -> dict[str, Any]:
@@ -96,9 +103,13 @@ def _mean(sum_ms: int, count: int) -> float | None:
 
 
 async def queue(caller: Caller, request: QueueRequest) -> bytes:
-    """Some jobs of a queue. Data longer than DATA_BYTES is left out, with ``data_bytes``; ``failures`` has the last one alone, of ``failed``."""
-    found = await caller.node.queues.jobs(request.queue, request.state, first=request.first, limit=request.limit)
-    return encode({"jobs": [_row_of(view) for view in found]})
+    """Some jobs of a queue, and its numbers. Data longer than DATA_BYTES is left out, with ``data_bytes``; ``failures`` has the last one alone, of
+    ``failed``."""
+    every = _queues(caller, request.queue)
+    found, overview = await asyncio.gather(
+        every.jobs(request.queue, request.state, first=request.first, limit=request.limit), every.overview(request.queue)
+    )
+    return encode({"jobs": [_row_of(view) for view in found], "numbers": _numbers(overview)})
 
 
 def _row_of(view: JobView) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _row_of(view: JobView) -> dict[str, Any]:
 
 async def job(caller: Caller, request: JobRequest) -> bytes:
     """All of one job, wherever it is. Raises NotAvailable if the queue does not have it."""
-    view = await caller.node.queues.job(request.queue, request.id)
+    view = await _queues(caller, request.queue).job(request.queue, request.id)
     if view.state == "none":
         raise NotAvailable(f"queue {request.queue} has no job {request.id}")
     return encode(_fields(view))
@@ -129,13 +140,13 @@ def _fields(view: JobView, data_most: int = 0) -> dict[str, Any]:
 
 async def queue_retry(caller: Caller, request: RetryRequest) -> bytes:
     """Sends dead letters again. ``refused`` are no dead letters any more, or another job has their unique key."""
-    sent, refused = await caller.node.queues.resend(request.queue, *request.ids)
+    sent, refused = await _queues(caller, request.queue).resend(request.queue, *request.ids)
     return encode({"sent": sent, "refused": refused})
 
 
 async def queue_cancel(caller: Caller, request: JobRequest) -> bytes:
     """``outcome``: cancelled, running (its worker will end it), removed (a dead letter). Raises NotAvailable if the queue does not have it."""
-    outcome = await caller.node.queues.cancel(request.queue, request.id)
+    outcome = await _queues(caller, request.queue).cancel(request.queue, request.id)
     if outcome == "none":
         raise NotAvailable(f"queue {request.queue} has no job {request.id}")
     return encode({"outcome": outcome})
@@ -145,7 +156,7 @@ async def queue_purge(caller: Caller, request: PurgeRequest) -> bytes:
     """Removes jobs; ``left`` are to be removed by further calls. Raises BadRequest where the queue's name is not confirmed."""
     if request.confirm != request.queue:
         raise BadRequest(f"confirm has to be the queue's name, {request.queue}")
-    removed, left = await caller.node.queues.purge(request.queue, request.state, request.most)
+    removed, left = await _queues(caller, request.queue).purge(request.queue, request.state, request.most)
     return encode({"removed": removed, "left": left})
 
 

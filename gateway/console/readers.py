@@ -14,6 +14,7 @@ from ..errors import StoreError, Unavailable
 from ..publication import channel_fault
 from ..rules.json_text import encode, is_utf8
 from ..session.node import Node
+from ..store.access import shard_fault
 from ..store.outbox_report import outbox_reports_by_database
 from ..store.reader_report import ReaderReport, read_reader_reports
 from .caller import Caller, Empty, read_method
@@ -26,7 +27,8 @@ AT_ONCE = 10  # groups in one channel, each of which is asked for by five comman
 class ReaderRow(msgspec.Struct, omit_defaults=True):
     """A group in one channel: it has settled all up to ``epoch`` and ``offset``. ``owner`` is the instance that reads the channel now, "" for none.
     ``pending`` were given to it and are not settled; ``lag`` are not settled, pending ones included; ``dead`` are its dead letters. ``error`` is
-    what Valkey answers where another program wrote to its keys."""
+    why it is not known: what Valkey answers where another program wrote to its keys, or which shard of a cluster is away. ``instances`` is null where
+    that is not known."""
 
     group: str
     channel: str
@@ -36,7 +38,7 @@ class ReaderRow(msgspec.Struct, omit_defaults=True):
     pending: int = 0
     lag: int = 0
     dead: int = 0
-    instances: int = 0
+    instances: int | None = 0
     namespace: str = ""
     error: str = ""
 
@@ -69,16 +71,20 @@ async def readers(caller: Caller, request: Empty) -> bytes:
     node = caller.node
     reports = await read_reader_reports(node.history.commands, node.history.layout)
     named: list[tuple[str, str]] = []
+    rows: list[ReaderRow] = []
     more = False
     for group, report in sorted(reports.items()):
+        if report.namespace and (fault := shard_fault(node.history.commands, node.history.layout.index(report.namespace))):
+            rows.append(ReaderRow(group, "", namespace=report.namespace, error=f"the names of its channels cannot be read: {fault}"))
+            continue
         channels = await _channels(node, report)
         named += [(group, channel) for channel in channels]
         more = more or len(channels) >= ROWS_MOST
-    rows = await _rows(node, named[:ROWS_MOST])
-    instances = {group: await _instances(node, group) for group in {row.group for row in rows}}
-    for row in rows:
+    found = await _rows(node, named[:ROWS_MOST])
+    instances = {group: await _instances(node, group) for group in {row.group for row in found}}
+    for row in found:
         row.instances, row.namespace = instances[row.group], reports[row.group].namespace
-    return encode(ReadersResult(rows, more or len(named) > ROWS_MOST))
+    return encode(ReadersResult(rows + found, more or len(named) > ROWS_MOST))
 
 
 async def _channels(node: Node, report: ReaderReport) -> list[str]:
@@ -98,12 +104,15 @@ async def _rows(node: Node, named: Sequence[tuple[str, str]]) -> list[ReaderRow]
 
 
 async def reader_row(node: Node, group: str, channel: str) -> ReaderRow:
-    """A group in a channel. Raises Unavailable."""
+    """A group in a channel. Raises Unavailable where Valkey as a whole is away."""
+    commands = node.history.commands
+    if fault := shard_fault(commands, node.history.layout.channel(channel)):
+        return ReaderRow(group, channel, error=fault)
     try:
         return await _read_row(node, group, channel)
-    except Unavailable:
-        raise
     except StoreError as error:
+        if isinstance(error, Unavailable) and not commands.sharded:
+            raise
         return ReaderRow(group, channel, error=str(error))
 
 
@@ -131,8 +140,11 @@ async def _pending(node: Node, stream: bytes, group: str) -> int:
     return int(count)
 
 
-async def _instances(node: Node, group: str) -> int:
+async def _instances(node: Node, group: str) -> int | None:
+    """None where the shard that knows them is away."""
     key, now = node.history.layout.readers(group), int(time.time() * 1000)
+    if shard_fault(node.history.commands, key):
+        return None
     return int(await node.history.commands.call(b"ZCOUNT", key, now, b"+inf", repeatable=True))
 
 

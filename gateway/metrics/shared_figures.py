@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from ..errors import NotPermitted, StoreError
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..session.node import Node
 from ..store.outbox_report import read_outbox_reports
 from ..work.queues import Overview
@@ -73,11 +73,27 @@ async def _add_queues(figures: Figures, node: Node) -> None:
         elif overview is not None:
             others.append(overview)
 
-    most = min(len(names), READ_MOST)
-    for first in range(0, most, AT_ONCE):
-        await asyncio.gather(*map(read, range(first, min(first + AT_ONCE, most))))
-    if others:
+    async def read_all(numbers: list[int]) -> None:
+        if fault := node.queues.shard_fault(names[numbers[0]]):
+            raise Unavailable(fault)
+        for first in range(0, len(numbers), AT_ONCE):
+            await asyncio.gather(*map(read, numbers[first : first + AT_ONCE]))
+
+    # On a cluster a shard that is away, or does not answer, costs its own queues alone.
+    ended = await asyncio.gather(*map(read_all, _by_shard(node, names[:READ_MOST])), return_exceptions=True)
+    for error in filter(None, ended):
+        raise error
+    if others:  # all of them: a sum that lacks some would look as if they were counted anew
         _add_queue(figures, OTHERS, others)
+
+
+def _by_shard(node: Node, names: list[str]) -> list[list[int]]:
+    """The numbers of the names, of queues, apart for each shard that has some of these."""
+    commands, layout = node.history.commands, node.history.layout
+    found: dict[object, list[int]] = {}
+    for number, name in enumerate(names):
+        found.setdefault(commands.shard(layout.queue(name)[0]), []).append(number)
+    return list(found.values())
 
 
 async def _overview(node: Node, name: str) -> Overview | None:

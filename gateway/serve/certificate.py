@@ -9,6 +9,15 @@ from ..config import Config
 __all__ = ["certificate_fault"]
 
 
+class _Encrypted(Exception):
+    """The key has a password."""
+
+
+def _password() -> str:
+    """In place of OpenSSL's question at the terminal, which a service does not have: it would wait there, or fail without a reason."""
+    raise _Encrypted
+
+
 def certificate_fault(config: Config) -> str:
     """A sentence with the file and the reason; "" where both files can be used, or none is set."""
     if not config.tls_cert:
@@ -20,7 +29,12 @@ def certificate_fault(config: Config) -> str:
         except OSError as error:
             return f"tls_cert or tls_key cannot be used: {path}: {error.strerror}"
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, _password)
+    except _Encrypted:
+        return (
+            f"tls_key cannot be used: {config.tls_key} is encrypted, and nobody is asked for its password; write it without one: openssl pkey -in "
+            "ENCRYPTED.pem -out KEY.pem, readable by the gateway's user alone"
+        )
     except (OSError, ssl.SSLError) as error:
         return f"tls_cert or tls_key cannot be used: {error}"
     return ""

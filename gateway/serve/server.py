@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -261,6 +260,8 @@ class Server(uvicorn.Server):
         self._app = create_app(config, valkey_url, guests, place=place, metrics_listener=metrics)
         self._watcher: asyncio.Task[None] | None = None
         self._interrupted = False  # the signal to end was Ctrl-C's
+        if fault := certificate_fault(config):
+            raise ConfigurationError(fault)
         super().__init__(
             uvicorn.Config(
                 self._app,
@@ -279,10 +280,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
             )
         )
-        try:
-            self.config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(certificate_fault(config) or str(error)) from None
+        self.config.load()
         self.config.lifespan_class = _Lifespan
         if self.config.ssl is not None:
             # uvicorn would count nothing, and wait for a minute, before the handshake is done.

@@ -15,7 +15,7 @@ from .command import Functions, Waiter
 from .connect import Address
 from .connection import PATIENCE_SECONDS, ServerCommands
 
-__all__ = ["Commands", "make_commands"]
+__all__ = ["Commands", "make_commands", "shard_fault"]
 
 
 class Commands(Protocol):
@@ -73,6 +73,16 @@ class Commands(Protocol):
 
     async def publish(self, channel: bytes | str, payload: bytes | str) -> int:
         """Announces on a Pub/Sub channel, as the library's functions do. Returns how many receive it, of those that Valkey knows of."""
+
+
+def shard_fault(commands: Commands, key: bytes) -> str:
+    """On a cluster: why a command with this key would have to wait now, in a sentence that names the shard; "" if it need not."""
+    if not commands.sharded:
+        return ""
+    shard = commands.shard(key)
+    if shard is None:
+        return "no shard of the cluster holds its hash slot"
+    return "" if shard.connected else f"no connection to Valkey at {shard.address}"
 
 
 def make_commands(address: Address, *, patience: float = PATIENCE_SECONDS, functions: Functions | None = None) -> Commands:

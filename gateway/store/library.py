@@ -70,7 +70,7 @@ BUILT_IN_RULES = rules_of(ChannelRules(), {name: ChannelRules(**rules) for name,
 class Library:
     """The function library with the rules of one prefix, beside those of the other prefixes in the same Valkey.
 
-    ``rules`` None is for a publisher without a configuration: it loads the rules that gateways stored in Valkey, and the built-in
+    ``rules`` None is for a program that is no gateway: it loads the rules that gateways stored in Valkey, and the built-in
     rules where no gateway ever ran. ``call`` of the methods sends one command to a server and returns its reply
     (``ServerCommands.call``); ``shared``, where that server is a node of a cluster, sends one to wherever its key is. They raise what
     these raise, StoreError or Unavailable. ``loads`` False is for a program that changes nothing: it uses what is loaded.
@@ -186,13 +186,13 @@ class Library:
     async def _restore(self, call: Call, shared: Call | None) -> None:
         rules = self._rules
         if rules is None:
-            rules = await self.stored_rules(shared or call) or BUILT_IN_RULES
+            rules = await self.stored_rules(shared or call)
         present: dict[str, Rules] = {}  # as in _install
         for _ in range(INSTALL_ATTEMPTS):  # a gateway of an older version may load its own at the same moment
             loaded, _ = await _found(call, present)
             if loaded and max(loaded) >= VERSION:
                 return
-            await self._replace(call, loaded, present, rules, sharded=shared is not None)
+            await self._replace(call, loaded, present, rules or present.get(self._prefix), sharded=shared is not None)
 
     async def agrees(self, commands: Commands) -> bool:
         """Whether the rules in force are this configuration's, in every shard."""
@@ -225,11 +225,13 @@ class Library:
         """The key where gateways store the namespaces' rules, for publishers that have no configuration."""
         return f"{self._prefix}:rules"
 
-    async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules, *, sharded: bool) -> None:
+    async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules | None, *, sharded: bool) -> None:
+        """``rules`` None: no gateway of this prefix has any yet, so those that are built in hold until the first one comes."""
         others = {prefix: theirs for prefix, theirs in present.items() if prefix not in ("", self._prefix)}
         newest = dict(list(others.items())[-PREFIXES_MOST:])
         generation = _new_generation()
-        source = self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}, sharded=sharded, generation=generation)
+        own = {} if rules is None else {self._prefix: rules}
+        source = self.source({"": BUILT_IN_RULES, **newest, **own}, sharded=sharded, generation=generation)
         for version in loaded:
             if version < VERSION and not await _is_deleted(call, version):
                 return  # another gateway was faster, and what it loads is looked at first

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..channel_rules import ALERTS
 from ..config import Alerts as AlertSettings
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..rules.json_text import encode
 from ..store.history import History
 from ..store.layout import publish_words
@@ -85,6 +85,10 @@ class Alerts:
         names = {field.partition(" ")[0] for field in raised}
         for queue in sorted(names.union(await self._queues.names())):
             try:
+                if fault := self._queues.shard_fault(
+                    queue
+                ):  # else each of its queues would be waited for, and the others looked at too late
+                    raise Unavailable(fault)
                 await self._compare(queue, await self._queues.overview(queue), raised)
             except StoreError as error:
                 if error.is_general and not self._history.commands.sharded:

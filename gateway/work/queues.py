@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import StoreError, Unavailable
 from ..runtime import tracing
-from ..store.access import Commands
+from ..store.access import Commands, shard_fault
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
@@ -197,6 +197,24 @@ class Queues:
         by_priority = [numbers.pop(f"ready:{priority}") for priority in range(10)]
         # A newer gateway's functions may count more than this one knows.
         return msgspec.convert({"ready": sum(by_priority), "by_priority": by_priority, **numbers}, Overview)
+
+    async def overview_or_fault(self, queue: str) -> Overview | str:
+        """``overview``; why there is none, where that concerns this queue alone: its keys are of other types, or the shard that has it is away.
+
+        Raises Unavailable where Valkey as a whole is away.
+        """
+        if fault := self.shard_fault(queue):
+            return fault
+        try:
+            return await self.overview(queue)
+        except StoreError as error:
+            if isinstance(error, Unavailable) and not self.commands.sharded:
+                raise
+            return str(error)
+
+    def shard_fault(self, queue: str) -> str:
+        """On a cluster: why the shard that has the queue takes no commands now; "" if it does, and always for one server."""
+        return shard_fault(self.commands, self._layout.queue(queue)[0])
 
     async def jobs(self, queue: str, state: str, *, first: int = 0, limit: int = 50) -> list[JobView]:
         """Jobs that are ``ready``, ``delayed``, ``running`` or ``dead``, from number ``first`` on, at most 200: in the order in which they

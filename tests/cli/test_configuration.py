@@ -124,6 +124,12 @@ def test_a_fault_names_the_place_that_the_wrong_value_is_in(variables: pytest.Mo
     ]
 
 
+def test_metrics_on_the_port_of_the_clients_are_a_fault(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (file := tmp_path / "gateway.toml").write_text("port = 9000\nmetrics_port = 9000\n")
+    _, (fault,) = examine(file)
+    assert fault.startswith(f"{file}: metrics_port and port are both 9000")
+
+
 @pytest.mark.parametrize("name", ["drain_seconds", "limits.slow_seconds"])
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_no_time_is_without_an_end(variables: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from gateway.config import Config, Limits
 from gateway.console.caller import Caller, answers_of
-from gateway.console.live_figures import LINES_BYTES, LINES_MOST, LiveFigures, quantile
+from gateway.console.live_figures import LINES_BYTES, LINES_MOST, LiveFigures, _Interval, quantile
 from gateway.console.log_lines import Line
 from gateway.control.messages import Question
+from gateway.runtime.histogram import Histogram
 from gateway.session.admission import Admission
 from gateway.session.control_orders import Orders
 from gateway.session.drain import begin_drain, end_drain
@@ -99,3 +100,14 @@ async def test_nothing_ends_the_drain_of_a_process_that_is_ending() -> None:
     Node.admission.draining = Node.admission.ending = True
     begin_drain(Node())  # type: ignore[arg-type]  # it is under way, so nothing begins
     assert end_drain(Node()) == "the process is ending" and Node.admission.draining  # type: ignore[arg-type]
+
+
+def test_a_mean_is_of_the_values_since_the_last_look() -> None:
+    """Not of the time since a page of the console was open last, divided by the values of a second."""
+    histogram = Histogram((0.001, 1.0))
+    interval = _Interval(histogram)
+    for _ in range(1000):
+        histogram.add(0.5)
+    interval.take()
+    histogram.add(0.002)
+    assert (interval.mean_ms(), interval.mean_ms()) == (2.0, None)

@@ -17,12 +17,15 @@ from unittest.mock import AsyncMock, Mock
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from gateway.config import Config
 from gateway.edges.responses import PART_BYTES
 from gateway.runtime.tasks import Tasks
 from gateway.runtime.turns import Turns
+from gateway.serve.certificate import certificate_fault
 from gateway.serve.tls import HANDSHAKE_PLACES, TlsHandshake
 from gateway.session.admission import READ_AT_ONCE
 
@@ -45,6 +48,14 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False  # the certificate names no address
     return context
+
+
+def test_a_key_with_a_password_is_named_and_nobody_is_asked_for_it(certificate: Path) -> None:
+    """OpenSSL would ask at the terminal; a service has none, and its log had "Invalid argument"."""
+    path = certificate.with_name("key.pem")
+    key = load_pem_private_key(path.read_bytes(), None)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    assert f"{path} is encrypted" in certificate_fault(Config(tls_cert=str(certificate), tls_key=str(path)))
 
 
 async def test_of_handshakes_that_come_at_the_same_moment_some_have_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:

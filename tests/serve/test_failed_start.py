@@ -15,7 +15,8 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.config import Config
-from gateway.errors import StoreError
+from gateway.control.revocations import Revocations
+from gateway.errors import StoreError, Unavailable
 from gateway.serve.server import serve
 from gateway.store import link as link_module
 from gateway.store.connect import Address
@@ -55,6 +56,19 @@ async def test_a_start_that_waits_for_a_heartbeat_in_vain_names_what_valkey_refu
     monkeypatch.setattr(link, "_on_shards_changed", lambda: link._connections.update({Mock(): shard}))
     with pytest.raises(StoreError, match="publishes nothing to its subscribers: Valkey refuses what a gateway writes: MISCONF No space"):
         await link.start()
+
+
+async def test_a_start_that_cannot_read_which_tokens_were_revoked_says_so(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where that shard of a cluster is away: the address alone would not tell why one shard of many keeps it from starting."""
+
+    async def away(*_: Any) -> None:
+        raise Unavailable("no connection to Valkey at valkey://10.0.0.7:6379 for 10 s")
+
+    monkeypatch.setattr(Revocations, "load", away)
+    with pytest.raises(Unavailable, match="which tokens were revoked cannot be read: no connection to Valkey at"):
+        await Gateway(Config(prefix=prefix), valkey_url).start()
 
 
 def _ended_while_it_starts(data_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
 from gateway.store.library import BUILT_IN_RULES, VERSION, Library
 
+from ..kit.programs import run
 from ..kit.valkeys import OwnValkey
 
 OLDER, NEWER = VERSION - 1, VERSION + 1
@@ -153,3 +155,22 @@ async def test_a_server_without_functions_is_refused_in_a_sentence(refusal: str)
 
     with pytest.raises(StoreError, match="older than version 7, which has no functions"):
         await Library(OURS, "gw").ready(old_server)
+
+
+async def test_a_check_by_a_newer_version_leaves_the_rules_of_the_gateways_that_run_in_force(
+    own: OwnValkey, commands: Commands, tmp_path: Path
+) -> None:
+    """Whatever its own configuration is: here none is named, as on the documentation's page about upgrades."""
+    await Library(OURS, "gw").install(commands)
+    own.ask("FUNCTION", "FLUSH")
+    own.ask("FUNCTION", "LOAD", source_of(OLDER))
+    await asyncio.to_thread(lambda: run("check", "--valkey-url", own.url, "--data-dir", tmp_path).succeeds())
+    assert await Library(OURS, "gw").agrees(commands)
+
+
+async def test_who_is_no_gateway_has_no_rules_that_the_first_gateway_would_differ_from(
+    own: OwnValkey, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Library(None, "gw").ready(commands.call)
+    await Library(OURS, "gw").install(commands)
+    assert await Library(OURS, "gw").agrees(commands) and "differed" not in caplog.text

@@ -153,6 +153,26 @@ async def test_what_other_programs_wrote_costs_itself_only(
     assert len({record.getMessage() for record in caplog.records}) == len(caplog.records), "each is logged once"
 
 
+async def test_queues_of_a_shard_that_is_away_hold_up_no_others(
+    history: History, queues: Queues, published: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call for each of them would be waited for, and the others be looked at minutes later."""
+    overview, asked = Queues.overview, set()
+
+    async def answer(queues: Queues, name: str) -> Any:
+        asked.add(name)
+        return await overview(queues, name)
+
+    for name in ("away1", "away2", "mail"):
+        await queues.enqueue(name, job_words("x", None))
+    monkeypatch.setattr(Queues, "shard_fault", lambda _, name: "no connection" if name.startswith("away") else "")
+    monkeypatch.setattr(Queues, "overview", answer)
+    monkeypatch.setattr(history.commands, "sharded", True)
+    async with looking(history, Settings(ready=1)):
+        await until(lambda: [each["queue"] for each in published()] == ["mail"], "the others are looked at")
+    assert asked == {"mail"}
+
+
 def test_thresholds_of_a_queue_come_before_those_of_all() -> None:
     settings = Settings(ready=10, dead=1, queues={"mail": Thresholds(ready=0, oldest_seconds=5)})
     assert settings.of("mail") == Thresholds(ready=0, oldest_seconds=5, dead=1)

@@ -14,7 +14,8 @@ LINES: dict[str, dict[str, str]] = {
     },
     "buffering": {
         "nginx": "proxy_buffering off; gzip off;    (or take text/event-stream out of gzip_types)",
-        "caddy": "flush_interval -1    (in reverse_proxy)",
+        # "flush_interval -1" changes nothing for streams, and would have Caddy go on with those that their client has left.
+        "caddy": "no buffer_responses, and no response_buffers    (in reverse_proxy: Caddy passes streams on at once by itself)",
         OTHER: "do not buffer responses, and do not compress text/event-stream",
     },
     "idle": {

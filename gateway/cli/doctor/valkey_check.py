@@ -16,8 +16,8 @@ from .diagnosis import Finding, Weight
 
 __all__ = ["ServerFacts", "doubts_of_a_server", "facts_of", "read_server", "server_findings"]
 
-SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication")
-SETTINGS = ("client-output-buffer-limit", "save", "appendfsync", "min-replicas-to-write")
+SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication", "cluster")
+SETTINGS = ("client-output-buffer-limit", "save", "appendfsync", "min-replicas-to-write", "cluster-require-full-coverage")
 # The versions whose functions and commands the gateway uses: of Valkey, whose first one it is, and of Redis.
 OLDEST = {"Valkey": (7, 2), "Redis": (7, 0)}
 FULL = 0.9  # of memory, and of connections: beyond it, it is time to act
@@ -82,7 +82,7 @@ def server_findings(facts: ServerFacts, *, embedded: bool = False) -> list[Findi
     info, settings = facts.info, facts.settings or {}
     doubts = doubts_of_a_server(info, snapshots=settings.get("save") != "")
     found = [*_version(info), *_evicted(info), *doubts, *_written(info), *_memory(info), *_connections(info)]
-    found += [*_replicas(info, settings), *clock_findings("Valkey's", facts.clock)]
+    found += [*_replicas(info, settings), *_coverage(info, settings), *clock_findings("Valkey's", facts.clock)]
     if not embedded:
         found += [*_late_on_disk(info, settings), *_unlimited(info)]
         found += _buffers(settings.get("client-output-buffer-limit", ""), replicas=int(info.get("connected_slaves", "0")))
@@ -156,6 +156,17 @@ def _replicas(info: Mapping[str, str], settings: Mapping[str, str]) -> list[Find
         return []
     sentence = f"Valkey refuses to write: {found} replicas follow it closely, and it needs {needed} for that (min-replicas-to-write)"
     return [Finding(Weight.FAULT, sentence, f"start the replicas, or {_line('min-replicas-to-write', str(found))}")]
+
+
+def _coverage(info: Mapping[str, str], settings: Mapping[str, str]) -> list[Finding]:
+    """Whether a shard that is away takes the others with it, which is the default of a cluster."""
+    if info.get("cluster_enabled") != "1" or settings.get("cluster-require-full-coverage") != "yes":
+        return []
+    sentence = (
+        "the cluster refuses all commands, in all shards, while hash slots of one have no primary (cluster-require-full-coverage yes): no "
+        "gateway is ready then"
+    )
+    return [Finding(Weight.WARNING, sentence, f"on every node: {_line('cluster-require-full-coverage', 'no')}")]
 
 
 def _connections(info: Mapping[str, str]) -> list[Finding]:

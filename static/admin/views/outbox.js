@@ -3,9 +3,10 @@
 import { h, setText } from "../dom.js";
 import { badge, code, link, text } from "../fill.js";
 import { address } from "../route.js";
+import { sentence } from "../session.js";
 import { Table } from "../table.js";
 import { ago, milliseconds, number, position, span } from "../units.js";
-import { View } from "../view.js";
+import { Notice, View } from "../view.js";
 
 const EVERY_MS = 3000;
 const OLD_SECONDS = 60; // as the alert GatewayWorkStuck
@@ -45,6 +46,7 @@ export class Outbox extends View {
     ],
   });
 
+  #faults = new Notice();
   #more = h("p", { class: "soft" });
 
   constructor(console) {
@@ -54,6 +56,7 @@ export class Outbox extends View {
       "section",
       { "aria-labelledby": "readers" },
       h("h2", { id: "readers" }, "Durable readers"),
+      this.#faults.element,
       this.#groups.element,
       this.#more,
     );
@@ -71,7 +74,8 @@ export class Outbox extends View {
 
   async #askReaders(signal) {
     const { readers, more } = await this.call("readers", {}, signal);
-    this.#groups.show(readers);
+    this.#groups.show(readers.filter(({ error }) => !error));
+    this.#faults.show(readers.filter(({ error }) => error).map(faultOf).join(" "));
     setText(this.#more, more ? "There are more; these are the first." : "");
   }
 }
@@ -79,4 +83,8 @@ export class Outbox extends View {
 function ageOf({ rows, oldest_seconds: seconds }) {
   if (!rows) return ["plain", "–"];
   return [seconds >= OLD_SECONDS ? "bad" : "plain", seconds < 10 ? milliseconds(seconds * 1000) : span(seconds)];
+}
+
+function faultOf({ group, channel, error }) {
+  return sentence(`group ${group}${channel && ` in ${channel}`}: ${error}`);
 }

@@ -76,8 +76,7 @@ export class Queue extends View {
 
   async #ask(signal) {
     const asked = { queue: this.#queue, state: this.#state, first: this.#first, limit: LIMIT };
-    const [{ jobs }, { queues }] = await Promise.all([this.call("queue", asked, signal), this.call("queues", {}, signal)]);
-    const numbers = queues.find(({ name }) => name === this.#queue) ?? {};
+    const { jobs, numbers = {} } = await this.call("queue", asked, signal);
     for (const tab of this.#tabs.children) setText(tab.lastChild, number(numbers[tab.dataset.state] ?? 0));
     this.#number = numbers[this.#state] ?? jobs.length;
     this.#table.show(jobs);

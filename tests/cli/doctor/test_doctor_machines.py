@@ -117,6 +117,14 @@ def test_a_valkey_that_refuses_writes_for_want_of_replicas_is_found(good: str | 
     assert len(findings) == found and _shown(findings).startswith("FAULT Valkey refuses to write: 0 replicas follow" * found)
 
 
+@pytest.mark.parametrize("enabled, found", [("1", 1), ("0", 0)])
+def test_a_cluster_that_a_single_shard_takes_down_is_found(enabled: str, found: int) -> None:
+    """The setting is there without a cluster, too."""
+    facts = ServerFacts("v", WELL | {"cluster_enabled": enabled}, {"cluster-require-full-coverage": "yes"}, EXACT)
+    shown = _shown(server_findings(facts))
+    assert shown.count("-> on every node: cluster-require-full-coverage no    (in valkey.conf") == found
+
+
 async def test_a_fast_clock_is_found_as_far_as_the_wait_for_it_does_not_explain_it() -> None:
     here = FrozenClock(1000.0)
 

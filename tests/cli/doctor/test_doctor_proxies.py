@@ -216,7 +216,7 @@ def test_in_a_chain_of_proxies_each_has_to_be_trusted_and_none_may_pass_on_what_
 def test_a_ping_that_comes_too_late_or_not_at_all_is_held_back_by_the_proxy() -> None:
     for late in (Flow(200, answered=0.1, ping=25.0, pinged=31.0), Flow(200, answered=0.1, ping=25.0, waited=32.0)):
         (finding,) = judge_stream(late, "Caddy")
-        assert "holds messages of streams back" in finding.sentence and "flush_interval -1" in finding.change
+        assert "holds messages of streams back" in finding.sentence and "no buffer_responses" in finding.change
         assert "holds messages of WebSockets back" in judge_websocket(replace(late, status=101), "")[0].sentence
     for fine in (Flow(200, answered=0.1, ping=25.0, pinged=25.2), Flow(200, answered=0.1, ping=25.0, waited=3.0)):
         assert judge_stream(fine, "Caddy") == []
@@ -290,7 +290,7 @@ def test_an_answer_that_is_not_the_gateways_is_a_fault(answer: Answer, words: st
 def test_the_lines_are_those_of_the_proxy_that_names_itself() -> None:
     held = Flow(200, answered=4.0)
     assert "gzip off" in judge_stream(held, "nginx/1.22.1")[0].change
-    assert "flush_interval -1" in judge_stream(held, "Caddy")[0].change
+    assert "no buffer_responses" in judge_stream(held, "Caddy")[0].change
     cut = Flow(101, answered=0.1, ping=25.0, ended=10.0)
     (finding,) = judge_websocket(cut, "")
     assert "HAProxy: timeout client 60s" in finding.change and finding.change.endswith(", or ping_seconds = 5")

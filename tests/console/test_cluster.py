@@ -1,0 +1,71 @@
+"""The console and the metrics on a cluster of which a shard is away: what the others have is shown, and the shard is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from ..kit.clusters import Cluster, Node
+from ..kit.gateways import RunningGateway, Start
+from ..kit.operators import WITH_CONSOLE, Operator, log_in
+from ..kit.scrapes import METRICS_KEY, scraped
+from ..kit.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("shards")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(shards: Cluster, start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(f'metrics_key = "{METRICS_KEY}"\n' + WITH_CONSOLE, valkey_url=shards.url)
+
+
+@pytest.fixture(scope="module")
+def dead(gateway: RunningGateway, shards: Cluster) -> Node:
+    """A primary that is killed; the names of queues and of readers are elsewhere."""
+    needed = {shards.owner(f"{gateway.prefix}:{key}").port for key in ("queues", "readers", "outbox")}
+    return next(node for node in shards.primaries if len(needed) == 3 or node.port not in needed)
+
+
+@pytest.fixture(scope="module")
+def operator(gateway: RunningGateway, shards: Cluster, dead: Node) -> Operator:
+    """With a queue and a durable reader in each shard, one of which is away since."""
+    channels = []
+    for node in shards.primaries:
+        queue = next(name for name in map("q{}".format, range(1000)) if shards.owner(f"x{{{name}}}") is node)
+        channels.append(next(name for name in map("posts:{}".format, range(1000)) if shards.owner(f"x{{{name}}}") is node))
+        assert gateway.api("enqueue", queue=queue, name="x", data={})["result"]["new"]
+        gateway.publish(channels[-1], 1)
+    report = json.dumps({"namespace": "", "channels": channels, "at": 1})
+    shards.owner(f"{gateway.prefix}:readers").ask("HSET", f"{gateway.prefix}:readers", "search", report)
+    operator = log_in(gateway)
+    shards.kill(dead)
+    wait_until(lambda: f"127.0.0.1:{dead.port}" in operator.call("nodes")["nodes"][0]["link"], "the loss is noticed")
+    return operator
+
+
+def test_queues_of_a_shard_that_is_away_hide_no_others(operator: Operator, shards: Cluster, dead: Node) -> None:
+    rows = operator.call("queues")["queues"]
+    assert len(rows) == 3 and sum(row.get("ready", 0) for row in rows) == 2
+    (lost,) = [row for row in rows if "error" in row]
+    assert lost["error"] == f"no connection to Valkey at valkey://127.0.0.1:{dead.port}"
+    assert operator.refusal("queue", queue=lost["name"], state="ready") == lost["error"]
+
+
+def test_their_metrics_are_missing_and_those_of_others_are_not(operator: Operator, gateway: RunningGateway, dead: Node) -> None:
+    (lost,) = [row["name"] for row in operator.call("queues")["queues"] if "error" in row]
+    figures = scraped(gateway)
+    assert len(figures.values("queue")) == 2 and lost not in figures.values("queue")
+    assert (figures.value("gateway_queues"), figures.value("gateway_valkey_read", part="queues")) == (3, 0)
+    assert f"queues could not be read: no connection to Valkey at valkey://127.0.0.1:{dead.port}" in gateway.log()
+
+
+def test_durable_readers_of_a_shard_that_is_away_hide_no_others(operator: Operator, dead: Node) -> None:
+    rows = operator.call("readers")["readers"]
+    assert [row.get("error", "") for row in rows].count(f"no connection to Valkey at valkey://127.0.0.1:{dead.port}") == 1
+    assert len(rows) == 3 and sum(row.get("lag", 0) for row in rows) == 2
