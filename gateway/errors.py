@@ -8,7 +8,8 @@
     │   └── QueueFull         a work queue holds as many jobs as it may; trying again later may help
     ├── JobFailed             a job whose result is awaited ended without one: the message is the handler's error
     ├── TokenInvalid          a token that does not pass the checks
-    │   └── KeyUnknown        it is signed with a key that is not known yet: after keys were fetched, it may pass
+    │   ├── KeyUnknown        it is signed with a key that is not known yet: after keys were fetched, it may pass
+    │   └── TokenEarly        its time has not come, by the clock here: the same token, or another one, passes later
     ├── TokenStale            a token that passes every check but that of its time
     ├── ClientError           the client's fault, or ours towards it: an `error` in a reply, the connection stays open
     │   ├── Internal … UnrecoverablePosition       one class per code of docs/reference/errors-and-close-codes.md
@@ -39,6 +40,7 @@ __all__ = [
     "PermissionDenied",
     "QueueFull",
     "StoreError",
+    "TokenEarly",
     "TokenExpired",
     "TokenInvalid",
     "TokenStale",
@@ -96,6 +98,10 @@ class TokenInvalid(GatewayError):
 
 class KeyUnknown(TokenInvalid):
     """The token names a key that is not known yet: fetch the keys, and check the token again."""
+
+
+class TokenEarly(TokenInvalid):
+    """The time of the token has not come: of the clock that wrote it and that of the gateway, one is wrong."""
 
 
 class TokenStale(GatewayError):

@@ -20,7 +20,7 @@ from jwt.types import Options
 from jwt.warnings import InsecureKeyLengthWarning
 
 from ..config import Tokens
-from ..errors import Internal, KeyUnknown, TokenInvalid, TokenStale
+from ..errors import Internal, KeyUnknown, TokenEarly, TokenInvalid, TokenStale
 from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription
 from ..rules.json_text import UNREADABLE
 from .claims import AHEAD_SECONDS, Claims, claims_of, json_of
@@ -107,6 +107,8 @@ class Verifier:
             raise TokenStale("token expired") from None
         except msgspec.ValidationError as error:
             raise TokenInvalid(f"a claim is not what it should be: {error}") from None
+        except jwt.ImmatureSignatureError as error:
+            raise TokenEarly(sentence_of(error)) from None
         except (jwt.InvalidTokenError, UnicodeError, RecursionError) as error:
             raise TokenInvalid(sentence_of(error)) from None
         if not isfinite(claims.expires_at) or not isfinite(claims.iat):

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from ..session.node import Node
-from .api.endpoint import api
+from .api.endpoint import LINES, api
 from .emulation import PATHS as EMULATION
 from .emulation import emulation
 from .lost_upgrade import LostUpgrades
@@ -62,7 +62,7 @@ class Application:
             await emulation(node, scope, receive, send)
         elif path == "/sse":
             await EventStreams(node)(scope, receive, send)
-        elif path.startswith("/api/"):
+        elif path == LINES or path.startswith("/api/"):
             response = await api(node, Request(scope, receive))
             await response(scope, receive, send)
         elif self._lost_upgrades.is_one(path, scope):

@@ -27,7 +27,7 @@ __all__ = ["HttpProtocol"]
 
 log = logging.getLogger("gateway.http")
 
-API, METRICS = b"/api/", b"/metrics"
+API, METRICS = b"/api", b"/metrics"
 ANSWERED_ALWAYS = (API, b"/health/", METRICS, b"/admin/", b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
 RETRY_SECONDS = 5  # after which a client that found no place may come again
 _TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"

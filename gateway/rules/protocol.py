@@ -116,7 +116,7 @@ class OverrideRequest(_Request):
 
 
 class SubscribeRequest(Since):
-    """Subscribes to ``channel``; ``tf`` is a tags filter in JSON."""
+    """Subscribes to ``channel``; ``tf`` is a tags filter in JSON, ``type`` another kind of subscription than this, which is 0."""
 
     channel: str | None = None
     token: str | None = None
@@ -126,6 +126,7 @@ class SubscribeRequest(Since):
     join_leave: bool | None = None
     tf: msgspec.Raw = _NOTHING
     flag: int | None = None
+    type: int | None = None
 
 
 class ChannelRequest(_Request):
@@ -135,9 +136,10 @@ class ChannelRequest(_Request):
 
 
 class PublishRequest(ChannelRequest):
-    """Publishes ``data``, raw JSON, to the channel."""
+    """Publishes ``data``, raw JSON, to the channel; ``type`` as of a subscription."""
 
     data: msgspec.Raw = _NOTHING
+    type: int | None = None
 
 
 class HistoryRequest(ChannelRequest):

@@ -16,7 +16,7 @@ from ..auth.tokens import Verifier
 from ..channel_rules import CONSOLE
 from ..config import Config
 from ..control.revocations import Revocations
-from ..errors import Disconnect, Internal, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
+from ..errors import Disconnect, Internal, KeyUnknown, PermissionDenied, TokenEarly, TokenExpired, TokenInvalid, TokenStale
 from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity, ServerSubscription
 
 __all__ = ["Authentication"]
@@ -101,7 +101,7 @@ class Authentication:
             found = verify(token)
         except KeyUnknown:
             raise
-        except TokenStale as error:
+        except (TokenStale, TokenEarly) as error:  # a refusal as invalid would be final to SDKs, and clocks are set right one day
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
             raise refusal(str(error)) from None

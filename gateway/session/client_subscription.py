@@ -202,6 +202,12 @@ class ClientSubscription(TimedSubscription):
         if self.present:
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, self.rules.announces)
 
+    def grant_again(self, granted: ServerSubscription) -> None:
+        """A service subscribes its client once more, as to move the end of the subscription. One of the client's own command stays as it is."""
+        if self.server_side is not None:
+            self.server_side = self.server_side._replace(info=granted.info, expires_at=granted.expires_at)
+            self.show()
+
     @property
     def _gets_moves(self) -> bool:
         """Whether joins and leaves are sent to it."""

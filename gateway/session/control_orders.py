@@ -91,7 +91,7 @@ class Orders:
             if client.client not in message.whitelist:
                 client.close(Disconnect(message.code, "by the server API", reason=message.reason))
         elif isinstance(message, Refreshing):
-            if message.expired:
+            if message.expired or 0 < message.expire_at <= time.time():
                 client.close(Disconnect(3005, "by the server API"))
             else:
                 info = _given(message.info) or client.identity.info

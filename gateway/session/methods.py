@@ -7,12 +7,12 @@ ends the connection. Source: docs/reference/wire-protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from .. import __version__
 from ..channel_rules import ChannelRules
-from ..errors import AlreadySubscribed, BadRequest, Disconnect, LimitExceeded, NotAvailable, PermissionDenied, TokenExpired
+from ..errors import AlreadySubscribed, BadRequest, ClientError, Disconnect, LimitExceeded, NotAvailable, PermissionDenied, TokenExpired
 from ..live.wire_formats import FilteredWire
 from ..publication import Position
 from ..rpc.calls import Caller
@@ -87,8 +87,8 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
         raise Disconnect(3501, "a second connect")
     node = session.node
     identity = node.authentication.authenticate(request.token or "")
-    own = _own_channels(session, identity)
     recover = request.subs or {}
+    own = _own_channels(session, identity, recover)
     operator = identity.operator
     starts = {name: _start(node.rules(name, operator=operator), identity, name, recover.get(name, NOWHERE)) for name in own}
     session.accept(id, identity)
@@ -106,17 +106,30 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
     )
 
 
-def _own_channels(session: HandledSession, identity: Identity) -> dict[str, ServerSubscription]:
-    """The channels that the user is subscribed to on connecting: by the rules, and by the token."""
+def _own_channels(session: HandledSession, identity: Identity, named: Iterable[str]) -> dict[str, ServerSubscription]:
+    """The channels that the user is subscribed to on connecting: by the rules, by the token, and those ``named`` by the client that it may follow.
+
+    SDKs name all server-side subscriptions that they had: those of a service, which no token has, would end in silence with the connection.
+    """
     node = session.node
     most = node.config.limits.channels_per_client
     own = {**dict.fromkeys(node.personal_channels(identity.user), NOTHING), **identity.channels}
+    own |= {name: NOTHING for name in named if name not in own and _may_follow(session, identity, name)}
     if len(own) > most:
-        raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {most}")
+        raise Disconnect(3505, f"the token and connect name {len(own)} channels; limits.channels_per_client is {most}")
     return own
 
 
+def _may_follow(session: HandledSession, identity: Identity, channel: str) -> bool:
+    """Whether the client could subscribe to it by a command of its own, without a subscription token."""
+    try:
+        return may_subscribe(session.node.rules(channel), identity, channel)
+    except ClientError:  # no such channel, or the console's
+        return False
+
+
 def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> None:
+    _check_type(request)
     name, node = _channel_of(request), session.node
     present = session.subscriptions.get(name)
     if present is not None and not present.server_side:
@@ -162,6 +175,7 @@ def _unsubscribe(session: HandledSession, id: int, request: ChannelRequest) -> N
 
 
 def _publish(session: HandledSession, id: int, request: PublishRequest) -> None:
+    _check_type(request)
     name = _channel_of(request)
     rules = session.node.rules(name)
     data = bytes(request.data)
@@ -207,10 +221,10 @@ def _start(rules: ChannelRules, identity: Identity, channel: str, request: Since
 def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
     name = _channel_of(request)
     rules = session.node.rules(name, operator=session.identity.operator)
-    if not _may(session, rules.history, name):
-        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} read history")
     if not rules.has_history:
         raise NotAvailable(f"{name!r} has no history")
+    if not _may(session, rules.history, name):
+        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} read history")
     since = request.since.position if request.since is not None else BEGINNING
     session.answer_in_turn(id, "history", lambda: _read_history(session, name, since, request))
 
@@ -261,10 +275,10 @@ def _presence_channel(session: HandledSession, request: ChannelRequest) -> str:
     """The channel. Raises PermissionDenied if this client may not see who is there."""
     name = _channel_of(request)
     rules = session.node.rules(name)
-    if not _may(session, rules.presence_for, name):
-        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} see who is there")
     if not rules.presence:
         raise NotAvailable(f"{name!r} has no presence")
+    if not _may(session, rules.presence_for, name):
+        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} see who is there")
     return name
 
 
@@ -308,6 +322,13 @@ def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> N
     subscription.show()
     session.watch_deadlines()
     session.outlet.send(reply(id, "sub_refresh", raw_object(expiry(subscription.grant.expires_at))))
+
+
+def _check_type(request: SubscribeRequest | PublishRequest) -> None:
+    """Raises NotAvailable for what is meant for a map, or another kind of subscription that is not here: taken for an ordinary one, it would do
+    something else than its client asks for."""
+    if request.type:
+        raise NotAvailable("map and shared poll subscriptions are not here")
 
 
 def _channel_of(request: ChannelRequest | SubscribeRequest | RefreshRequest) -> str:

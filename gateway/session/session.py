@@ -186,11 +186,15 @@ class Session(CommandingClient[ClientSubscription]):
     # What a service asks for.
 
     def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
-        """Subscribes it from the server's side. A subscription to the channel that is there already stays, of either side.
+        """Subscribes it from the server's side. A subscription to the channel that is there already stays; one of that side has its info and end anew.
 
         A client that is still connecting finds the channel among its own in the reply to connect.
         """
-        if self.state is OPENED or self.state is CLOSED or channel in self.subscriptions:
+        if self.state is OPENED or self.state is CLOSED:
+            return
+        if (present := self.subscriptions.get(channel)) is not None:
+            present.grant_again(granted)
+            self.watch_deadlines()
             return
         if len(self.subscriptions) >= self.node.config.limits.channels_per_client:
             log.info("client %s: not subscribed to %s, limits.channels_per_client is reached", self.client, channel)

@@ -230,6 +230,16 @@ async def test_the_channels_of_a_token_are_recovered_from_the_positions_that_con
         assert result["subs"][lost]["was_recovering"] is True and "recovered" not in result["subs"][lost]
 
 
+async def test_a_client_whose_token_comes_too_early_may_try_again(gateway: RunningGateway) -> None:
+    """A backend's clock is ahead; a refusal as invalid would be final to SDKs, after that clock is set right, too."""
+    later = time.time() + 60
+    for early in ({"nbf": later}, {"iat": later}):
+        async with opened(gateway) as wire:
+            assert await wire.error("connect", token=claiming(sub="u1", **early)) == 109
+        async with client(gateway) as wire:
+            assert await wire.error("subscribe", channel="chat:1", token=claiming(sub="u1", channel="chat:1", **early)) == 109
+
+
 async def test_a_token_with_more_channels_than_a_client_may_have_is_refused(gateway: RunningGateway) -> None:
     names = [f"chat:{number}" for number in range(10)]  # and the user's own
     async with client(gateway, token=claiming(sub="u1", channels=names[:9])) as wire:

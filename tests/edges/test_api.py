@@ -194,7 +194,9 @@ def test_errors_are_mapped_to_statuses_where_it_is_asked_for(
     usual = call(gateway, method, body)
     mapped = call(gateway, method, body, "transport")
     assert usual[0] == 200 and mapped[0] == status
-    assert usual[1] == mapped[1] and usual[1]["error"]["code"] == code and usual[1]["error"]["message"]
+    error = usual[1]["error"]
+    assert error["code"] == code and error["message"]
+    assert mapped[1] == {"error": error, "code": code, "message": error["message"]}, "libraries look for it without the object around it"
 
 
 async def test_a_body_over_the_limit_is_413_and_one_of_the_limit_is_taken(gateway: RunningGateway, channel: str) -> None:
@@ -280,6 +282,18 @@ def test_a_batch_answers_each_command_in_order(gateway: RunningGateway, channel:
     assert bad == {"error": {"code": 107, "message": "bad request", "hint": "give data or b64data"}}
     assert channels == {"channels": {"channels": {}}}
     assert broadcast["broadcast"]["responses"][0]["result"]["offset"] in (1, 2)
+
+
+def test_a_command_of_a_batch_may_have_the_names_of_all_others_with_null(gateway: RunningGateway, channel: str) -> None:
+    """As libraries of some languages write an object."""
+    nulls = dict.fromkeys(("broadcast", "history", "map_publish"))
+    commands = [
+        {"publish": {"channel": channel, "data": 1, "tags": None}} | nulls,
+        nulls | {"presence_stats": {"channel": channel, "pages": 1}},
+    ]
+    answer = gateway.api("batch", commands=commands)
+    assert answer["replies"][0]["publish"]["offset"] == 1 and answer["replies"][1]["presence_stats"]["num_clients"] == 0
+    assert answer["warnings"] == ["there is no field 'commands[1].presence_stats.pages'"]
 
 
 def test_a_batch_in_sequence_publishes_in_order(gateway: RunningGateway, channel: str) -> None:

@@ -276,7 +276,7 @@ async def test_a_subscription_token_opens_a_stream_of_any_channel_that_is_not_cl
         ("", {}, INVALID),
         ("bob", {"channel": "token-nobody:other"}, INVALID),
         ("bob", {"channel": None}, DENIED),
-        ("bob", {"nbf": 2**32}, DENIED),
+        ("bob", {"nbf": 2**32}, EXPIRED),
     ],
     ids=["good", "another user's", "the anonymous user's", "another channel's", "no subscription token", "not yet valid"],
 )
@@ -383,6 +383,25 @@ async def test_a_position_opens_no_channel(gateway: RunningGateway) -> None:
                     assert answer["subscribe"]["publications"][-1]["data"] == "secret"
                 else:
                     assert answer["error"]["code"] == DENIED and "secret" not in json.dumps(answer)
+
+
+async def test_a_client_that_comes_back_goes_on_with_what_a_service_subscribed_it_to_where_it_may(gateway: RunningGateway) -> None:
+    """SDKs name the server-side subscriptions that they had, and count those that connect does not bring as ended."""
+    channels = [channel.full for channel in CHANNELS if channel.other == "nobody"]
+    admitted = {channel.full for channel in CHANNELS if channel.other == "nobody" and in_table(channel.subscribe, "bob", channel)}
+    assert 0 < len(admitted) < len(channels)
+    async with client(gateway, token=made("bob")) as wire:
+        own = set(wire.connected["subs"])
+        for name in channels:
+            gateway.api("subscribe", user="bob", channel=name)
+        begun = {push["channel"]: push["subscribe"] for push in [(await wire.next())["push"] for _ in set(channels) - own]}
+    positions = {name: {"recover": True, "epoch": sub["epoch"], "offset": sub.get("offset", 0)} for name, sub in begun.items()}
+    for name in channels:
+        gateway.publish(name, "missed")
+    async with opened(gateway) as wire:
+        result = await wire.result("connect", token=made("bob"), subs=positions | {"nowhere:1": {}, "": {}, "a{b": {}})
+        assert set(result["subs"]) == own | admitted
+        assert all(result["subs"][name]["publications"][-1]["data"] == "missed" for name in admitted & set(begun))
 
 
 async def test_a_client_that_recovers_with_a_revoked_subscription_token_gets_nothing(gateway: RunningGateway) -> None:

@@ -95,6 +95,7 @@ async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
         "forgetful": {"history_size": 0},
         "plain": {"recover": False},
         "tagged": {"tags_filter": True},
+        "unseen": {"presence": False},
     }
     gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
     await gateway.start()
@@ -174,6 +175,45 @@ async def test_a_client_receives_nothing_of_a_subscription_that_never_began(gate
     client.session.add("chat:1", ServerSubscription(), None)
     client.session.remove("chat:1")
     assert "chat:1" not in client.session.subscriptions and not client.of("chat:1")
+
+
+async def test_a_service_that_subscribes_a_client_again_moves_the_end_and_the_info(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backends of the reference server renew a subscription of theirs so; one of the client's own command is not theirs."""
+    client = await connected(gateway, "chat:own")
+    now = time.time()
+    client.session.add("chat:1", ServerSubscription(expires_at=now + 60), None)
+    await until(lambda: client.of("chat:1") == ["subscribe"], "it began")
+    client.session.add("chat:1", ServerSubscription(info=b"2", expires_at=now + 600), None)
+    client.session.add("chat:own", ServerSubscription(info=b"2", expires_at=now + 60), None)
+    assert b'"chan_info":2' in client.session.subscriptions["chat:1"].info
+    assert b"chan_info" not in client.session.subscriptions["chat:own"].info
+    monkeypatch.setattr(time, "time", lambda: now + 100)
+    client.session.tick(gateway.node.hub.now())
+    assert set(client.session.subscriptions) == {"notifications:u1", "chat:own", "chat:1"} and client.of("chat:1") == ["subscribe"]
+    monkeypatch.setattr(time, "time", lambda: now + 700)
+    client.session.tick(gateway.node.hub.now())
+    assert client.of("chat:1") == ["subscribe", "unsubscribe"] and "chat:own" in client.session.subscriptions
+
+
+async def test_another_kind_of_subscription_is_not_taken_for_this_one(gateway: Gateway) -> None:
+    """The reference server has maps and polls: a map's entry would go to all as a publication, and a map's client wait for its state."""
+    client = await connected(gateway, "room:1")
+    client.send_commands(
+        {"id": 3, "subscribe": {"channel": "chat:1", "type": 1}},
+        {"id": 4, "publish": {"channel": "room:1", "type": 1, "key": "k", "data": 1}},
+        {"id": 5, "subscribe": {"channel": "chat:1", "type": 0}},
+    )
+    assert (await client.answered(3))["error"]["code"] == (await client.answered(4))["error"]["code"] == 108
+    assert "subscribe" in await client.answered(5)
+
+
+async def test_what_a_channel_does_not_have_is_not_available_to_anybody(gateway: Gateway) -> None:
+    """It is no question of rights, which a page would ask for."""
+    client = await connected(gateway)
+    client.send_commands({"id": 2, "history": {"channel": "forgetful:1"}}, {"id": 3, "presence": {"channel": "unseen:1"}})
+    assert (await client.answered(2))["error"]["code"] == (await client.answered(3))["error"]["code"] == 108
 
 
 async def test_a_client_that_is_still_connecting_gets_the_channels_that_a_service_adds(gateway: Gateway) -> None:

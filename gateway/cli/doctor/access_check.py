@@ -112,7 +112,7 @@ def _token_refusal(config: Config, what: str, token: str, error: ClientError | D
     text, reason = (error.reason if isinstance(error, Disconnect) else error.message), error.hint
     sentence = f"{what} is refused with {error.code} {text}" + (f": {reason}" if reason and reason != text else "")
     claims = _claims_of(token)
-    if isinstance(error, TokenExpired) and isinstance(claims.get("exp"), int | float):
+    if isinstance(error, TokenExpired) and isinstance(claims.get("exp"), int | float) and claims["exp"] <= time.time():
         sentence += f", {_ago(time.time() - claims['exp'])} ago"
     return Finding(Weight.FAULT, sentence, _token_change(config, error, reason, claims))
 
@@ -126,14 +126,14 @@ def _token_change(config: Config, error: ClientError | Disconnect, reason: str, 
         return f"limits.channels_per_client = {len(claims.get('channels') or ()) + len(claims.get('subs') or ())}"
     if error.code == 102:
         return _namespaces_change(config, str(reason).partition("'")[2].partition("'")[0])
+    if "not yet valid" in words:
+        return "tokens.leeway = 30    (and set the clock of the machine that made the token: timedatectl set-ntp true)"
     if isinstance(error, TokenExpired):
         return "have the backend make a new token; where it makes them expired, its clock is wrong (tokens.leeway = 30 allows for 30 s)"
     if "audience" in words or '"aud"' in words:
         return f'have the backend put "aud": "{settings.audience}" into its tokens{_or_ours("tokens.audience", claims.get("aud"))}'
     if "issuer" in words or '"iss"' in words:
         return f'have the backend put "iss": "{settings.issuer}" into its tokens{_or_ours("tokens.issuer", claims.get("iss"))}'
-    if "not yet valid" in words:
-        return "tokens.leeway = 30    (and set the clock of the machine that made the token: timedatectl set-ntp true)"
     if "revoked" in words:
         return "have the user log in again: a token that is issued from now on passes"
     if "another channel or user" in words:

@@ -9,6 +9,7 @@ requests   what the methods take
 results    what they answer
 openapi    the schema of all HTTP paths
 direct     publishing without the application
+command_lines  several commands at one path, as older libraries send them
 plans      what requests that do nothing but publish have Valkey do
 known_heads  heads of requests that a connection repeats
 """

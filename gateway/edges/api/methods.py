@@ -51,7 +51,7 @@ from .results import (
 )
 from .unknown_fields import NAMED_MOST, unknown_fields, without_nulls
 
-__all__ = ["BATCH", "METHODS", "Method", "answer", "read_history", "request_of", "warnings_of"]
+__all__ = ["BATCH", "METHODS", "Method", "answer", "in_order", "read_history", "request_of", "warnings_of"]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 PUBLISHES = frozenset({"publish", "broadcast", "notify"})
@@ -107,11 +107,10 @@ def warnings_of(method: Method, body: bytes) -> list[str]:
     """Which fields of a request that was carried out were ignored, a sentence each; in a batch, those of its commands too."""
     warnings = unknown_fields(body, method.request)
     if method is BATCH:
-        for number, command in enumerate(_decoded(BatchRequest, body or b"{}").commands):
+        for number, (name, request) in enumerate(_commands(_decoded(BatchRequest, body or b"{}"))):
             if len(warnings) >= NAMED_MOST:
                 break
-            for name, request in command.items():
-                warnings += unknown_fields(bytes(request), METHODS[name].request, f"commands[{number}].{name}.")
+            warnings += unknown_fields(request, METHODS[name].request, f"commands[{number}].{name}.")
     return warnings[:NAMED_MOST]
 
 
@@ -211,18 +210,30 @@ METHODS = {
 
 async def _batch(node: Node, request: BatchRequest) -> bytes:
     """Runs commands, one after the other or in parallel; each has a result or an error of its own."""
-    if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
+    commands = _commands(request)
+    outcomes = await in_order(node, commands, parallel=bool(request.parallel))
+    return replies([(name, outcome) for (name, _), outcome in zip(commands, outcomes, strict=True)])
+
+
+def _commands(request: BatchRequest) -> list[tuple[str, bytes]]:
+    """The name of each command's method, and its request. A field that is null is as if left out, as everywhere. Raises BadRequest."""
+    commands = [[(name, bytes(body)) for name, body in command.items() if bytes(body) != b"null"] for command in request.commands]
+    if any(len(command) != 1 or command[0][0] not in METHODS for command in commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
-    commands = [(name, bytes(body)) for command in request.commands for name, body in command.items()]
+    return [command[0] for command in commands]
+
+
+async def in_order(node: Node, commands: list[tuple[str, bytes]], *, parallel: bool = False) -> list[Outcome]:
+    """Runs commands, each the name of a method and its request, one after the other; or in ``parallel``, all but what they publish."""
     outcomes: list[Outcome] = []
     for (publishes, overtakes_nothing), some in groupby(commands, lambda command: _order(*command)):
         calls = [answer(node, METHODS[name], body) for name, body in some]
         # What is published is carried out in order, whether it is on its way together or not.
-        if overtakes_nothing if publishes else request.parallel:
+        if overtakes_nothing if publishes else parallel:
             outcomes += await together(calls)
         else:
             outcomes += [await outcome_of(call) for call in calls]
-    return replies([(name, outcome) for (name, _), outcome in zip(commands, outcomes, strict=True)])
+    return outcomes
 
 
 def _order(name: str, body: bytes) -> tuple[bool, bool]:
