@@ -24,7 +24,7 @@ from ..runtime.tasks import Tasks, shared
 from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Layout
-from .arrivals import Arrivals, Held
+from .arrivals import AnnouncementSource, Arrivals
 from .catchup import advance, catch_up
 from .channel import NOTIFIED_AT_ONCE, Channel
 from .first_position import FirstPosition, PositionReader
@@ -58,7 +58,7 @@ class HistoryReader(PositionReader, Protocol):
     ) -> Page: ...
 
 
-class Feed(Held, Protocol):
+class Feed(AnnouncementSource, Protocol):
     """What the hub needs of the link: announcements of these Pub/Sub channels from now on, also after they were lost, or no more."""
 
     def subscribe(self, channels: list[bytes]) -> None: ...
@@ -329,14 +329,10 @@ class Hub:
 
     # Housekeeping.
 
-    def statistics(self) -> dict[str, int]:
-        """``channels`` with subscriptions, all ``subscriptions``, ``rings_bytes`` held, and ``history_reads`` since the start."""
-        return {
-            "channels": len(self._channels) - len(self._idle),
-            "subscriptions": self.subscriptions,
-            "rings_bytes": self.rings.bytes,
-            "history_reads": self.history_reads,
-        }
+    @property
+    def channels(self) -> int:
+        """How many channels have subscriptions here."""
+        return len(self._channels) - len(self._idle)
 
     def subscribers(self) -> dict[str, int]:
         """Channel → the number of its subscriptions in this process."""
