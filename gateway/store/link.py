@@ -147,7 +147,7 @@ class Link:
 
     @property
     def doubts(self) -> dict[str, str]:
-        """The ``unproven``, with the reason of each."""
+        """The servers whose announcements may not reach this process now, by address: why not."""
         return {str(connection.address): connection.doubt for connection in self._connections.values() if connection.doubt}
 
     @property
@@ -155,11 +155,6 @@ class Link:
         """Whether what other programs publish to this process alone reaches it."""
         connection = self._connection_of(self._own)
         return connection is not None and connection.proven
-
-    @property
-    def unproven(self) -> list[str]:
-        """The addresses of the servers whose announcements may not reach this process now."""
-        return list(self.doubts)
 
     async def start(self) -> None:
         """Connects and waits until the first heartbeats came through: from each shard that takes commands, or from as many as can
@@ -175,7 +170,7 @@ class Link:
                     await self._first_beats()
         except TimeoutError:
             if self.proven:
-                log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
+                log.warning("no heartbeat came from %s yet", ", ".join(self.doubts))
         if not self.proven:
             silence = StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers: {self.doubt}")
             raise [*self._refusals(), silence][0]
