@@ -38,7 +38,7 @@ class Reading:
         library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
         address = Address(url)
         self.commands = make_commands(address, functions=library)
-        self.link = Link(address, self.commands, self.layout.heartbeat("test"))
+        self.link = Link(address, self.commands, self.layout.own_channel("test"))
         self.history = History(self.commands, self.layout)
         self.hub = Hub(CONFIG, self.layout, self.history, self.link, self)
         self.link.add_listener(self)
@@ -167,7 +167,7 @@ async def test_a_slot_that_moves_loses_its_own_channels_and_each_publication_com
     first, second, third = cluster.primaries
     moved, beside, bystander = channels_of(cluster, prefix, first, second, third)
     key = process.layout.channel(moved)
-    heartbeats = process.layout.heartbeat("test") + b":{0}"
+    heartbeats = process.layout.own_channel("test") + b":{0}"
     async with publishing(process, [moved, beside, bystander]) as subscriptions:
         move = cluster.moving(key, second)
         await asyncio.to_thread(move.begin)
