@@ -3,7 +3,8 @@
 It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
 channel's position: whatever is published from there on is either in history or announced. The same reading, ``mend``,
 closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
-notice nothing. Where a channel has no history, they are notified that they may have missed something. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
+notice nothing. Where a channel has no history, they are notified that they may have missed something. A channel without
+subscriptions is followed for some seconds more, for clients that come back at once.
 """
 
 from __future__ import annotations
