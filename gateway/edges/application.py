@@ -21,6 +21,8 @@ from .websocket_asgi import serve_websocket
 
 __all__ = ["Application"]
 
+FIELDS_PER_PLACE = 50  # of a query: parsing so many takes as long as what one place of a turn of the loop is for
+
 
 class Application:
     """The ASGI application. It answers ``/sse``, the server API and WebSocket itself, and everything else through Starlette,
@@ -49,6 +51,8 @@ class Application:
         gateway, send = self.state.gateway, secured(send)
         scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
+        if (fields := scope["query_string"].count(b"&")) >= FIELDS_PER_PLACE:
+            await node.admission.turns.wait(fields // FIELDS_PER_PLACE)  # hundreds may be asked together
         if scope["type"] == "websocket":
             await serve_websocket(node, path, scope, receive, send)
         elif scope["method"] == "OPTIONS":

@@ -30,6 +30,7 @@ from ..rules.permissions import admits
 from ..rules.protocol import read_position
 from ..rules.recovery import same_life
 from ..runtime.backoff import retrying
+from ..runtime.failure_log import FailureLog
 from ..runtime.tasks import Tasks
 from ..store.history import PAGE_BYTES, History
 from ..store.layout import Announcement, read_entry, read_epoch
@@ -84,7 +85,8 @@ class Inbox:
         self._config = config
         self._history = history
         self._tasks = Tasks()
-        self._fails = self._gave_up = False  # and the log says so; until a read succeeds
+        self._fails = False  # and the log says so; until a read succeeds
+        self._gave_up = FailureLog(log)
 
     async def list(self, user: str, request: bytes | None) -> bytes:
         """JSON: ``{"notifications": [{"id", "offset", "ms", "unread", "data"}], "unread", "change", "epoch", "offset", "next"}``.
@@ -138,10 +140,12 @@ class Inbox:
                 what = f"{channel.name}: its state could not be read"
                 state = await retrying(lambda: self.state(channel.name), what, log, on=StoreError, quiet=self._is_logged)
         except TimeoutError:
-            level, self._gave_up = logging.DEBUG if self._gave_up else logging.WARNING, True
-            log.log(level, "%s: its state was not announced again, since Valkey did not answer for %g s", channel.name, ANNOUNCE_SECONDS)
+            self._gave_up.failed(
+                "%s: its state was not announced again, since Valkey did not answer for %g s", channel.name, ANNOUNCE_SECONDS
+            )
             return
-        self._fails = self._gave_up = False
+        self._fails = False
+        self._gave_up.worked()
         if state.change:  # else no state was ever announced
             channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % raw_object(state.fields())))])
 

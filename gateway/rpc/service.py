@@ -43,6 +43,7 @@ from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
 from ..runtime import tracing
 from ..runtime.backoff import retrying
+from ..runtime.failure_log import FailureLog
 from ..runtime.tasks import Tasks
 from ..store.access import Commands, make_commands
 from ..store.blocking import BlockingCommands
@@ -187,18 +188,16 @@ class Service:
     # Leases.
 
     async def _renew_leases(self, commands: Commands) -> None:
-        failed = False
+        failures = FailureLog(log)
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
                 await self._renew(commands)
             except StoreError as error:
-                log.log(logging.DEBUG if failed else logging.WARNING, "the leases were not renewed: %s; trying again", error)
-                failed = True
+                failures.failed("the leases were not renewed: %s; trying again", error)
             else:
-                if failed:
+                if failures.worked():
                     log.warning("the leases are renewed again")
-                failed = False
 
     async def _renew(self, commands: Commands) -> None:
         """Renews all leases, each for itself: a shard that does not answer costs those alone that it holds. Raises the first error."""

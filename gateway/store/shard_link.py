@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import libvalkey
 
 from ..errors import NotPermitted, StoreError, Unavailable
+from ..runtime.failure_log import FailureLog
 from ..runtime.tasks import end
 from .access import Commands
 from .command import Replies
@@ -122,7 +123,7 @@ class ShardLink:
         self._subscribe_refused = False  # on this connection
         self._refused_for_now = False  # something was on this connection, perhaps channels: a single server does not say what
         self._asks_singly = False  # a channel was refused on this connection: it must not be asked for together with others
-        self._complained = False
+        self._refusals = FailureLog(log, logging.ERROR)
         self._outage = OutageLog(
             log,
             f"there is no link to valkey{self._where}",
@@ -274,9 +275,7 @@ class ShardLink:
     def _refused(self, verb: bytes, reply: StoreError) -> None:
         error = for_people(reply, libvalkey.pack_command((verb,)), self.address.user)
         if not isinstance(error, NotPermitted):  # which is logged already
-            level = logging.DEBUG if self._complained else logging.ERROR
-            log.log(level, "Valkey%s refuses to publish to this gateway: %s", self._where, error)
-            self._complained = True
+            self._refusals.failed("Valkey%s refuses to publish to this gateway: %s", self._where, error)
         if verb == self._dialect.subscribe:
             self._subscribe_refused = self._asks_singly = True
             self._refuse(error)
@@ -399,7 +398,7 @@ class ShardLink:
         self._subscribe_refused, self._refused_for_now, self.refusal = False, False, None
         self._proven, self._proven_at = True, asyncio.get_running_loop().time()
         self._unproven_beats = self._beats_since_proof = 0
-        self._complained = False
+        self._refusals.worked()
         self._outage.end()
         self._first_beat.set()
 

@@ -22,6 +22,7 @@ import libvalkey
 from ..bridging import KEYSPACE, STAR, BridgeRules
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import retrying
+from ..runtime.failure_log import FailureLog
 from ..store.command import Replies
 from ..store.connect import Address, close_connection, open_connection
 from ..store.connection import ServerCommands
@@ -69,7 +70,7 @@ class ForeignMessages:
         self._writer: Any = None
         self._lost = asyncio.Event()
         self._confirmed = asyncio.Event()
-        self._complained = False  # of a refusal to subscribe
+        self._refusals = FailureLog(log, logging.ERROR)  # it is asked again every few seconds
         self._silent_beats = 0
         self._listening: asyncio.Task[None] | None = None
 
@@ -143,15 +144,13 @@ class ForeignMessages:
         self._silent_beats = 0
         for reply in replies:
             if isinstance(reply, StoreError):
-                level = logging.DEBUG if self._complained else logging.ERROR  # the first in a row: it is asked again every few seconds
-                log.log(level, "%s: Valkey refuses to publish to it: %s", self._title, reply)
-                self._complained = True
+                self._refusals.failed("%s: Valkey refuses to publish to it: %s", self._title, reply)
             elif reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
             elif reply[0] == b"pmessage" and not reply[2].startswith(self._ours):
                 self._on_message(reply[2], reply[3])
             elif reply[0] in (b"subscribe", b"psubscribe"):
-                self._complained = False
+                self._refusals.worked()
                 self._confirmed.set()
 
     def _on_message(self, channel: bytes, text: bytes) -> None:

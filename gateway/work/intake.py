@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
+from ..runtime.failure_log import FailureLog
 from ..runtime.tasks import Tasks
 from ..store.access import Commands
 from ..store.layout import Layout, Word
@@ -163,7 +164,7 @@ class Intake:
 
     async def keep_lease(self) -> None:
         """Renews the lease until it is cancelled."""
-        failed = False
+        failures = FailureLog(log)
         while True:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS)
             try:
@@ -172,11 +173,9 @@ class Intake:
                     async with self._asking:  # what was lost on the way to a connection that broke may have been carried out late
                         await self._compare()
             except StoreError as error:
-                level = logging.DEBUG if failed else logging.WARNING  # the first in a row
-                log.log(level, "queue %s: the lease was not renewed: %s; trying again", self.queue, error)
-                failed = True
+                failures.failed("queue %s: the lease was not renewed: %s; trying again", self.queue, error)
             else:
-                failed = False
+                failures.worked()
 
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""

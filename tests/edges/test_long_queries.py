@@ -1,0 +1,44 @@
+"""Requests with hundreds of fields in their query that come together: a few are begun in each turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from gateway.config import Config
+from gateway.edges.application import FIELDS_PER_PLACE
+from gateway.session.admission import READ_AT_ONCE
+
+from ..kit.clients import Socket
+from ..kit.served import served_here
+from ..kit.turns import TurnCounter
+
+REQUESTS = 40
+FIELDS = 8 * FIELDS_PER_PLACE
+
+
+async def test_long_queries_that_come_together_are_parsed_a_few_in_each_turn(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Starlette.__call__
+    rules = {"open": {"subscribe": "anyone", "history": "anyone"}}
+    path = "/history?channel=open:1" + "&limit=1" * FIELDS
+    async with served_here(Config(prefix=prefix, namespaces=rules), valkey_url) as port:
+        sockets = [await Socket.open(SimpleNamespace(port=port)) for _ in range(REQUESTS)]
+        with TurnCounter() as turns:
+
+            async def noted(self: Starlette, scope: Any, receive: Any, send: Any) -> None:
+                turns.note()
+                await answer(self, scope, receive, send)
+
+            monkeypatch.setattr(Starlette, "__call__", noted)
+            answers = await asyncio.gather(*(raw.request("GET", path) for raw in sockets))
+        assert {status for status, _, _ in answers} == {200}
+        assert turns.total == REQUESTS
+        assert turns.most <= READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE) + 1
+        for raw in sockets:
+            await raw.close()
