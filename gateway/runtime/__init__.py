@@ -10,4 +10,5 @@ histogram  how many values lay in which range
 logs       log lines that what comes from outside cannot forge
 tracing    spans of OpenTelemetry, where the process has a TracerProvider; spans holds what needs its packages
 backoff    how long to wait before the next attempt, and the loops that try again
+failure_log which failures of a row are logged for people
 """
