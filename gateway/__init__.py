@@ -13,12 +13,13 @@ The packages, in the order in which they may import: a module imports from packa
 | publication               | words: a position in a channel, a publication                              |
 | bridging                  | words: what is bridged from other programs' channels, Lists and Streams    |
 | channel_rules             | words: the settings of a namespace, and which channels are the gateway's own |
+| config_faults             | words: what is wrong with a setting, in a sentence                         |
 | config                    | words: every setting                                                       |
 | runtime                   | what asyncio does not have: held tasks, the timer wheel, waiting and retrying |
 | rules                     | pure, no I/O, no clock: protocol, recovery, permissions, filters, deltas   |
 | store auth                | Valkey; tokens and keys                                                    |
 | live                      | from Valkey to every subscription                                          |
-| control                   | what processes tell each other                                             |
+| control                   | what processes send each other                                             |
 | rpc                       | requests to services                                                       |
 | work                      | queues, workers, durable readers, bridges                                   |
 | session                   | one client                                                                 |

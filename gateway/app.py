@@ -87,7 +87,7 @@ class Gateway:
         # Store and keys.
         self._library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
         self._commands = commands = make_commands(address, functions=library)
-        self.link = link = Link(address, commands, layout.heartbeat(uid))
+        self.link = link = Link(address, commands, layout.own_channel(uid))
         history = History(commands, layout)
         self._keys = Keys(config.tokens)
 

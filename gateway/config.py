@@ -7,14 +7,13 @@ then from ``[channels]``; that is done here, so that the rest of the program ask
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .bridging import BridgeRules, bridges_fault
@@ -28,7 +27,8 @@ from .channel_rules import (
     Section,
     inherited,
 )
-from .environment import PREFIX, Environment, log_injected, setting_variables
+from .config_faults import sentences, unknown_variables
+from .environment import PREFIX, Environment, log_injected
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
@@ -96,7 +96,6 @@ class Thresholds(Section):
 
 
 ADMIN_KEY_LEAST = 16  # characters
-TABLE_KINDS = ("model_type", "dict_type")  # pydantic's faults of what is no table
 
 
 class Alerts(Thresholds):
@@ -341,7 +340,7 @@ def examine(file: str | Path | None = None, **overrides: Any) -> tuple[Config | 
     global _file
     if file is not None and not Path(file).is_file():
         return None, [f"there is no configuration file {file}"]
-    faults = _unknown_variables()
+    faults = unknown_variables(Config)
     log_injected()
     _file = Path(file) if file is not None else None
     where = f"{file}: " if file is not None else ""
@@ -349,74 +348,10 @@ def examine(file: str | Path | None = None, **overrides: Any) -> tuple[Config | 
     try:
         config = Config(**given)
     except ValidationError as error:
-        return None, faults + _sentences(error, given, where)
+        return None, faults + sentences(error, Config, given, where)
     except ValueError as error:  # TOML that cannot be read, an environment variable that is not JSON
         cause = error.__cause__ or error
         return None, [*faults, f"{where}{error if cause is error else f'{error}: {cause}'}".replace("\n", " ")]
     finally:
         _file = None
     return (None if faults else config), faults
-
-
-def _unknown_variables() -> list[str]:
-    faults = []
-    for name in setting_variables():
-        key = name[len(PREFIX) :].lower().split("__")[0]
-        if key not in Config.model_fields:
-            similar = _similar((key,))
-            variable = f"; did you mean {PREFIX}{similar.upper().replace('.', '__')}?" if similar else ""
-            faults.append(f"environment variable {name}: there is no setting {key!r}{variable}")
-    return faults
-
-
-def _sentences(error: ValidationError, given: dict[str, Any], file: str) -> list[str]:
-    """What is wrong, a sentence for each key. What a namespace took from [channels] is reported there alone."""
-    sentences: dict[str, None] = {}
-    common = {fault["loc"][1:] for fault in error.errors() if fault["loc"][:1] == ("channels",)}
-    for fault in error.errors():
-        if fault["loc"][:1] != ("namespaces",) or fault["loc"][2:] not in common:
-            where = _source(fault["loc"], given, file)
-            sentences[where + _sentence(fault["loc"], fault["type"], fault["msg"])] = None
-    return list(sentences)
-
-
-def _source(path: tuple[int | str, ...], given: dict[str, Any], file: str) -> str:
-    """Where the value of a key comes from, as a sentence about it begins: the command line, then the environment, then the ``file``."""
-    keys = [str(key).lower() for key in path]
-    if keys and keys[0] in given:
-        return f"option --{keys[0].replace('_', '-')}: "
-    setting = (name for name in setting_variables() if keys[: name.count("__") + 1] == name[len(PREFIX) :].lower().split("__"))
-    return next((f"environment variable {name}: " for name in setting), file)
-
-
-def _sentence(path: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(map(str, path))
-    if kind == "extra_forbidden":
-        similar = _similar(path)
-        return f"there is no setting {key!r}" + (f"; did you mean {similar!r}?" if similar else "")
-    text = "Input should be a table" if kind in TABLE_KINDS else message.removeprefix("Value error, ")
-    return f"{key}: {text}" if key else text
-
-
-def _similar(path: tuple[int | str, ...]) -> str:
-    """The key that an unknown one may be meant for, as it is written in full: the same name in another table, or one spelled alike."""
-    *tables, name = map(str, path)
-    known = _keys(Config)
-    elsewhere = [each for each in known if each.rpartition(".")[2] == name]
-    if elsewhere:
-        return elsewhere[0]
-    model: Any = Config
-    for table in tables:
-        model = get_args(model)[-1] if get_origin(model) in (dict, list) else model.model_fields[table].annotation
-    alike = difflib.get_close_matches(name, model.model_fields, 1)
-    return ".".join([*tables, *alike]) if alike else ""
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    """All keys of a table, and of the tables in it: ``limits.connections``."""
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        table: Any = field.annotation
-        inner = _keys(table) if isinstance(table, type) and issubclass(table, BaseModel) else []
-        keys += [name, *(f"{name}.{key}" for key in inner)]
-    return keys

@@ -6,10 +6,12 @@
     lost_connections               connections that are lost while nobody uses them, or without a word
     sync_database                  the same without asyncio
     session_outbox                 the outbox in a Session of SQLAlchemy that a program already has
+    savepoints                     what a savepoint undoes is not published
     outbox_rows                    a row of the outbox, and how one is written
     prepared                       statements that are executed often, by PostgreSQL's driver
     tables · migrator              the tables; Alembic, which applies migrations/
     relay · relay_program          the relay sends what transactions wrote, each row once and in order; what `gateway relay` runs
+    outbox_reporting               how many rows wait, reported to gateways
     outbox_jobs                    jobs as rows of the outbox
     outbox_ids                     an outbox whose ids are given a second time, since its database came back older
     django                         the outbox in Django's transactions and migrations, and a view that gives tokens

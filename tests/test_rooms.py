@@ -39,6 +39,7 @@ OUTSIDE = {  # package → third-party packages that its modules may import; the
 FOR_PUBLISHERS = ("errors", "config", "publication", "runtime", "rules", "store")
 PRODUCERS = ("gateway.work.jobs", "gateway.work.queues")  # the producer's side of work
 SAME_NAME = {"methods"}  # functions by the names that a client or backend calls: of the protocol, of rpc, of the server API
+DJANGOS = {"migrations", "management"}  # folders whose modules are named as Django and Alembic want them
 
 
 def _order() -> dict[str, int]:
@@ -150,3 +151,14 @@ def test_what_a_module_exports_exists_and_is_sorted(file: Path) -> None:
 
 def _constants_classes_functions(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+PACKAGES = [file.parent for file in FILES if file.name == "__init__.py" and not DJANGOS & {*file.parts}]
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, TOP / "tests/kit"], ids=lambda package: str(package.relative_to(TOP)))
+def test_a_package_begins_with_a_map_that_names_each_of_its_modules(package: Path) -> None:
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    stems = [file.stem for file in package.glob("*.py") if not file.stem.startswith(("__", "test_"))]
+    missing = [stem for stem in stems if not re.search(rf"\b{stem}\b", text)]
+    assert not missing, f"its docstring does not name {', '.join(sorted(missing))}"

@@ -10,6 +10,7 @@ __all__ = ["Scale", "cost_scale", "fitted_scale"]
 
 _STEPS = (1, 2, 2.5, 5, 10)
 _NEARLY = 1e-9  # of a step: sums of steps are not exact
+COST_TICKS, FITTED_TICKS = 4, 5  # about as many
 
 
 class Scale(NamedTuple):
@@ -26,16 +27,16 @@ class Scale(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-def cost_scale(values: Sequence[float], scale: Literal["linear", "log"], *, ticks: int = 4) -> Scale:
+def cost_scale(values: Sequence[float], scale: Literal["linear", "log"]) -> Scale:
     """An axis that ends at ticks. A linear one has 0, so that twice the height is twice the cost."""
     low, high = _range(values)
     if scale == "log" and low > 0:
         return _whole_log(low, high)
     low, high = min(low, 0.0), max(high, 0.0)
-    return _whole_linear(low, high if high > low else low + 1, ticks)
+    return _whole_linear(low, high if high > low else low + 1)
 
 
-def fitted_scale(values: Sequence[float], scale: Literal["linear", "log"], *, ticks: int = 5) -> Scale:
+def fitted_scale(values: Sequence[float], scale: Literal["linear", "log"]) -> Scale:
     """An axis that ends where the values do; from 0 if they begin near it. A logarithmic one needs values above 0, or it is linear."""
     low, high = _range(values)
     if scale == "log" and low > 0:
@@ -44,7 +45,7 @@ def fitted_scale(values: Sequence[float], scale: Literal["linear", "log"], *, ti
         low = 0.0
     if low == high:
         low, high = low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1)
-    step = _step((high - low) / ticks)
+    step = _step((high - low) / FITTED_TICKS)
     return Scale(low, high, False, tuple(_multiples(step, low, high)))
 
 
@@ -63,8 +64,8 @@ def _multiples(step: float, low: float, high: float) -> Iterable[float]:
     return (count * step for count in range(first, last + 1))
 
 
-def _whole_linear(low: float, high: float, ticks: int) -> Scale:
-    step = _step((high - low) / ticks)
+def _whole_linear(low: float, high: float) -> Scale:
+    step = _step((high - low) / COST_TICKS)
     low, high = math.floor(low / step + _NEARLY) * step, math.ceil(high / step - _NEARLY) * step
     return Scale(low, high, False, tuple(_multiples(step, low, high)))
 

@@ -4,6 +4,7 @@ commands   all commands together; subscribe, history, token, check
 publish    publish
 queue_commands   the group queue: list, show, dead, retry, cancel, purge, enqueue
 queue_views      what they print
+enqueueing       what its command enqueue does
 worker_command   worker
 bench_command    bench
 recipe_command   recipe

@@ -240,7 +240,7 @@ async def _examine_servers(address: Address, commands: Commands, report: Report)
 async def _check_link(config: Config, address: Address, commands: Commands, rights: Rights, report: Report) -> None:
     if "subscribe" not in rights.commands:
         return
-    link = Link(address, commands, Layout(config.prefix).heartbeat("check"))
+    link = Link(address, commands, Layout(config.prefix).own_channel("check"))
     try:
         began = time.perf_counter()
         await link.start()

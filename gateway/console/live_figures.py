@@ -80,7 +80,7 @@ class LiveFigures:
 
     async def _figures(self) -> dict[str, object]:
         measured, node = self._measured, self._measured.node
-        admission, statistics = node.admission, node.hub.statistics()
+        admission, hub = node.admission, node.hub
         return {
             "kind": "figures",
             "node": node.uid,
@@ -88,10 +88,10 @@ class LiveFigures:
             "ms": time.time_ns() // 1_000_000,
             "clients": len(admission.clients),
             "users": len(admission.users),
-            "channels": statistics["channels"],
-            "subs": statistics["subscriptions"],
+            "channels": hub.channels,
+            "subs": hub.subscriptions,
             "connects": sum(count for (_, code), count in admission.counts.connects.items() if code == ACCEPTED),
-            **_traffic(node.hub.counts, admission.counts.sent),
+            **_traffic(hub.counts, admission.counts.sent),
             "slow": await _slow(admission),
             "latency_ms": self._latency(),
             "loop_lag_ms": self._lags.mean_ms(),

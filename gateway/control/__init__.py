@@ -8,4 +8,5 @@ presence      which clients are in a channel
 revocations   tokens that are not valid any more
 events        which client connected, subscribed and left, for backends
 rules_check   whether the channels' rules in Valkey are this gateway's
+secrets_check whether all gateways check tokens with the same keys
 """

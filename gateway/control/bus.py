@@ -84,7 +84,7 @@ class Bus:
     def __init__(self, history: History, process: str, leases: Leases, recipient: Recipient) -> None:
         layout = history.layout
         self.key = f"{layout.prefix}:control".encode()  # of the stream, and the name of the Pub/Sub channel
-        self._own_channel_of = layout.heartbeat
+        self._own_channel_of = layout.own_channel
         self._history = history
         self._process = process
         self._leases = leases

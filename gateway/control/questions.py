@@ -142,8 +142,7 @@ class Circumstances(msgspec.Struct, omit_defaults=True):
 
 class Testimony(msgspec.Struct, kw_only=True):
     """One connection of the user. ``unconfirmed_bytes`` are written for it and not confirmed by its machine. ``subscription`` is None if it is not
-    subscribed to the channel. ``admitted``: the subscription's filter
-    admits the publication; None if that is not known."""
+    subscribed to the channel. ``admitted``: the subscription's filter admits the publication; None if that is not known."""
 
     client: str
     transport: str

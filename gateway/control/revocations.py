@@ -27,7 +27,7 @@ class Revocations:
     """A user's tokens that were issued before a time, or one token by its id. Times are unix seconds.
 
     A revocation is stored first (``persist``), then announced to every process, which calls ``add``. ``len()`` is how many this process
-    holds: those that are in force, and at most as many or HELD_LEAST again.
+    holds: those that are in force, and others, at most as many again or HELD_LEAST.
     """
 
     def __init__(self, history: History) -> None:

@@ -20,7 +20,8 @@ from . import time_limits
 from .http_bounds import FIELDS_MOST
 from .http_protocol import HttpProtocol
 from .request import socket_address
-from .websocket import PATH, WebSocketConnection
+from .websocket import WebSocketConnection
+from .websocket_handshake import PATH
 
 __all__ = ["FirstRead", "read_handshake"]
 

@@ -11,7 +11,7 @@ import logging
 from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 
-from .websocket import PATH
+from .websocket_handshake import PATH
 
 __all__ = ["LostUpgrades"]
 

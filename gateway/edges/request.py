@@ -241,7 +241,7 @@ async def body_of(request: Request, most: int) -> bytes | Response:
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            log.info("api: a client went away in the middle of its request")
+            log.info("a client went away in the middle of its request")
             return Response(status_code=400)
         parts.append(message.get("body", b""))
         taken += len(parts[-1])

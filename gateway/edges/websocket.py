@@ -1,7 +1,7 @@
 """A WebSocket connection: the outlet of a session.
 
-Handshakes and messages as nearly every client sends them are read here; ``websockets``' sans-I/O protocol judges all others, from the first
-read of a connection on that is anything but whole messages. Outbound, publications are prepared frames: each is framed once,
+Messages as nearly every client sends them are read by ``websocket_frames``; ``websockets``' sans-I/O protocol reads all others, from the
+first read of a connection on that is anything but whole messages. Outbound, publications are prepared frames: each is framed once,
 stored with the publication, and written as it is to the transports of all subscribers. There is no task and no queue; what
 a full socket does not take stays in history, and the session catches up from there when the transport has drained.
 
@@ -13,18 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
-from websockets.utils import accept_key
 
 from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
@@ -38,19 +32,16 @@ from ..session.places import UNLIMITED
 from ..session.session import Session
 from .closing import stays_open
 from .outlets import SessionOutlet, unconfirmed_bytes
-from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
+from .request import client_address
 from .websocket_frames import whole_messages
+from .websocket_handshake import QUIET, answer_handshake
 
-__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
+__all__ = ["NOT_UTF8", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
 log = logging.getLogger("gateway.websocket")
-_quiet = logging.getLogger("gateway.websocket.protocol")
-_quiet.setLevel(logging.CRITICAL)  # it would log handshakes, and tracebacks of clients' mistakes; ours is one line for each
 
-PATH = "/connection/websocket"
 CLOSE_SECONDS = 5.0  # for the client to answer a close frame
 REASON_BYTES = 123
-JUDGED_BYTES = 2048  # of the headers that the library reads, in a time that grows with their square: 64 KiB of commas took it 0.15 s
 PARSED_BYTES = 1024  # at a time; up to 170 frames, since the smallest have 6 bytes
 TURN_FRAMES = 128  # of a client in one turn of the loop, where a large frame counts as one for each FRAME_BYTES
 FRAME_BYTES = 256
@@ -71,9 +62,6 @@ def _frame_head(size: int) -> bytes:
     return b"\x81\x7e" + size.to_bytes(2) if size < 65536 else b"\x81\x7f" + size.to_bytes(8)
 
 
-_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-_OF_PAGE = [(name, name.encode()) for name in OF_PAGE]
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _WHOLE = (Opcode.TEXT, Opcode.BINARY)
 _DATA = (*_WHOLE, Opcode.CONT)
 _DATA_NAME = b'{"data":'
@@ -148,10 +136,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     def shake_hands(self, method: str, path: str, version: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
         """Answers the upgrade request: ``version`` is that of HTTP, names of ``headers`` are in lower case. Everything after it is frames."""
         query = parse_qs(path.partition("?")[2]) if "?" in path else {}
-        # An SDK that wants no subprotocol may send an empty list of them, which counts as absent: centrifuge-python before 0.7 does.
-        if b"sec-websocket-protocol" in dict(headers):
-            headers = [(name, value) for name, value in headers if name != b"sec-websocket-protocol" or value.strip(b", \t")]
-        status, answer, text = _misdirected(method, path, version) or self._answer_handshake(path, headers, query)
+        status, answer, text = answer_handshake(method, path, version, headers, query, self._node.config)
         self._put(answer)
         if status != 101:
             log.info("handshake refused with %d: %s", status, text)
@@ -163,27 +148,6 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             self._session = Session(self._node, self, self._loop.time(), client_address(peer, headers, self._node.config.proxies))
         except Disconnect as disconnect:
             self.disconnect(disconnect.code, disconnect.reason)
-
-    def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
-        """Status, answer, and for a refusal its reason. Unusual requests are left to the library to judge."""
-        fields = dict(headers)
-        if asks_for_protobuf(query, fields.get(b"sec-websocket-protocol", b"").decode("latin-1")):
-            return _refusal(400, NO_PROTOBUF)
-        if not fields.get(b"host"):
-            return _refusal(400, NO_HOST)
-        if is_foreign({name: fields[raw].decode("latin-1") for name, raw in _OF_PAGE if raw in fields}, self._node.config):
-            return _refusal(403, refused_origin(fields.get(b"origin", b"").decode("latin-1")))
-        if len(fields) == len(headers) and _is_plain_handshake(fields):
-            return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
-        if any(sum(1 for name, _ in headers if name == once) > 1 for once in (b"origin", b"host")):
-            return _refusal(400, "Origin and Host are sent once")
-        if sum(len(value) for name, value in headers if name == b"connection" or name.startswith(b"sec-websocket-")) > JUDGED_BYTES:
-            return _refusal(431, f"the headers of the handshake itself have more than {JUDGED_BYTES} bytes")
-        if fields.get(b"sec-websocket-version", b"13") != b"13":
-            return _refusal(426, "this server speaks version 13 of WebSocket", **_OTHER_VERSION)
-        request = Request(path, Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]))
-        response = _hands.accept(request)
-        return response.status_code, response.serialize(), response.body.decode().partition("\n")[0]
 
     # Inbound.
 
@@ -245,7 +209,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     def _judge(self) -> ServerProtocol:
         """The library's protocol, which reads all further frames of the connection."""
         if self._protocol is None:
-            self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
+            self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=QUIET)
         return self._protocol
 
     def _go_on(self) -> None:
@@ -364,42 +328,3 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             else:  # TLS has no half
                 self._transport.close()
             self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
-
-
-def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    return Subprotocol("centrifuge-json") if "centrifuge-json" in offered else None
-
-
-_OTHER_VERSION = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}  # Source: RFC 6455, 4.4
-
-
-def _misdirected(method: str, path: str, version: str) -> tuple[int, bytes, str] | None:
-    """The refusal of a request that no WebSocket client sends, None for another."""
-    if path.partition("?")[0] != PATH:
-        return _refusal(404, f"WebSocket lives at {PATH}")
-    if method != "GET":
-        return _refusal(405, "a WebSocket is opened with GET", Allow="GET")
-    if version != "1.1":
-        return _refusal(505, "a WebSocket is opened with HTTP/1.1")
-    return None
-
-
-def _refusal(status: int, text: str, **headers: str) -> tuple[int, bytes, str]:
-    response = _hands.reject(status, text + "\n")
-    response.headers.update({"X-Content-Type-Options": "nosniff"} | headers)
-    return status, response.serialize(), text
-
-
-def _is_plain_handshake(fields: dict[bytes, bytes]) -> bool:
-    """Whether it is what every client sends: then it needs no parsing, which would take a third of a connect's time."""
-    return (
-        fields.get(b"upgrade", b"").lower() == b"websocket"
-        and fields.get(b"connection", b"").lower() == b"upgrade"
-        and fields.get(b"sec-websocket-version") == b"13"
-        and b"sec-websocket-protocol" not in fields
-        and _KEY.fullmatch(fields.get(b"sec-websocket-key", b"")) is not None
-    )
-
-
-# Answers all unusual handshakes: it holds nothing of one for the next.
-_hands = ServerProtocol(select_subprotocol=_select_subprotocol, logger=_quiet)

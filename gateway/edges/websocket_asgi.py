@@ -22,8 +22,9 @@ from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import CLOSE_SECONDS, Buffered, SessionOutlet
-from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
-from .websocket import NOT_UTF8, PATH, REASON_BYTES
+from .request import client_address
+from .websocket import NOT_UTF8, REASON_BYTES
+from .websocket_handshake import PATH, refusal_of
 
 __all__ = ["serve_websocket"]
 
@@ -182,14 +183,7 @@ async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
 
 def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
     """Status and reason for a handshake that is refused, None for one that is accepted."""
-    fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     if path != PATH:
         return 404, f"WebSocket lives at {PATH}"
-    if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
-        return 400, NO_PROTOBUF
-    if not fields.get("host"):
-        return 400, NO_HOST
-    if is_foreign(fields, node.config):
-        return 403, refused_origin(fields.get("origin", ""))
-    return None
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    return refusal_of(dict(scope["headers"]), ",".join(scope.get("subprotocols", ())), query, node.config)

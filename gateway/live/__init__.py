@@ -10,6 +10,10 @@ channel           a channel's position, its announcements and pages of history
 arrivals          what the link brought, handed to the channels and written
 subscription      one client in one channel
 catchup           from a position to live
-hub               which channels this process follows, and how their position becomes certain again
+mending           how closed channels open again, some at a time
+first_position    the first position of a channel, read without a task
+hub               which channels this process follows
+gap_log           one line of the log for all histories that are gone together
+traffic           what all of this counts
 inbox             a channel read as a list, with read marks
 """

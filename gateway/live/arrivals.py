@@ -17,13 +17,13 @@ from ..store.untrusted import Faults
 from .channel import Channel
 from .fanout import Part, write_all, writes_of
 
-__all__ = ["ANNOUNCED_AT_ONCE", "PUBLICATION_WORK", "Arrivals", "Held"]
+__all__ = ["ANNOUNCED_AT_ONCE", "PUBLICATION_WORK", "AnnouncementSource", "Arrivals"]
 
 ANNOUNCED_AT_ONCE = 1000  # work of announcements in one turn of the loop, in writes to subscribers: about 10 ms
 PUBLICATION_WORK = 2  # writes that take as long as it takes to read and encode a publication
 
 
-class Held(Protocol):
+class AnnouncementSource(Protocol):
     """Where announcements come from: ``store.link.Link``."""
 
     def hold_reading(self, hold: bool) -> None:
@@ -33,7 +33,9 @@ class Held(Protocol):
 class Arrivals:
     """``channels`` are those that are followed, by their Pub/Sub channel. ``failed`` is called for one that could not take what it got."""
 
-    def __init__(self, channels: Mapping[bytes, Channel], source: Held, faults: Faults, failed: Callable[[Channel], None]) -> None:
+    def __init__(
+        self, channels: Mapping[bytes, Channel], source: AnnouncementSource, faults: Faults, failed: Callable[[Channel], None]
+    ) -> None:
         self._channels = channels
         self._source = source
         self._faults = faults

@@ -138,10 +138,10 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
         channel.remember(page)
     if subscription.begun and subscription.paused:
         return  # its position has not moved; it goes on from there when its socket drained
-    run, _ = following(since, page.publications)
+    run = following(since, page.publications)
     if not run and page.publications and subscription.may_start_later:
         subscription.start_later(page.publications[0].offset - 1)
-        run, _ = following(subscription.offset, page.publications)
+        run = following(subscription.offset, page.publications)
     # What is newer than the channel's position goes through the channel, to everybody at once.
     run = [publication for publication in run if publication.offset <= channel.offset]
     if run:

@@ -336,7 +336,7 @@ class Channel(Opening):
             return True
         if top.offset <= self.offset:
             return True
-        run, _ = following(self.offset, page.publications)
+        run = following(self.offset, page.publications)
         if not run:
             if page.publications and page.publications[-1].offset <= self.offset:
                 return False  # announcements were faster than this page; the next one leads on

@@ -1,76 +1,55 @@
-"""The hub: which channels this process follows, and how their position becomes certain again.
+"""The hub: which channels this process follows.
 
 It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
-channel's position: whatever is published from there on is either in history or announced. The same reading, ``mend``,
-closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
-notice nothing. Where a channel has no history, they are notified that they may have missed something. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
+channel's position: whatever is published from there on is either in history or announced. The same reading (``mending``)
+closes a hole and finds what a lost link missed. Where a channel has no history, its live subscriptions are notified that they
+may have missed something. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Collection
 from functools import partial
 from itertools import islice
 from typing import Protocol
 
 from ..config import Config
-from ..errors import StoreError, Unavailable, is_general
+from ..errors import StoreError
 from ..publication import Position
-from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks, shared
 from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Layout
-from .arrivals import Arrivals, Held
+from .arrivals import AnnouncementSource, Arrivals
 from .catchup import advance, catch_up
 from .channel import NOTIFIED_AT_ONCE, Channel
-from .first_position import FirstPosition, PositionReader
 from .gap_log import GapLog
+from .mending import PAGE, HistoryReader, MendingQueue, MissedEphemeral
 from .opening import Opened
 from .ring import Rings
 from .subscription import State, Subscription
 from .traffic import LiveCounts
 
-__all__ = ["Feed", "HistoryReader", "Hub", "MissedEphemeral"]
+__all__ = ["Feed", "Hub"]
 
 log = logging.getLogger("gateway.hub")
 
-PAGE = 256  # publications of one read of history
 IDLE_SECONDS = 10.0  # how long a channel outlives its last subscription
 SWEEP_SECONDS = 2.0  # how often the hub looks for such channels
 COMPARE_SECONDS = 60.0  # how often each channel's position is compared with Valkey's
 COMPARED_AT_ONCE = 100  # channels whose positions are read in one pipeline
 DROPPED_AT_ONCE = 500  # idle channels of one turn of the loop
-# After the link was lost, all channels are to be mended at once. So many of them read history together: about 3 ms in a turn of the
-# loop, 8 ms where each is a client's that connects, and enough to give Valkey something to do meanwhile.
-MENDED_AT_ONCE = 32
 PAGES_AT_ONCE = 50  # subscriptions that go on with a page of history in one turn of the loop, thousands of which may wait for the same
 
 
-class HistoryReader(PositionReader, Protocol):
-    """What the hub needs of ``store.history.History``, which says what the arguments are. ``read`` raises StoreError."""
-
-    async def read(
-        self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: tuple[Position, int] | None = None
-    ) -> Page: ...
-
-
-class Feed(Held, Protocol):
+class Feed(AnnouncementSource, Protocol):
     """What the hub needs of the link: announcements of these Pub/Sub channels from now on, also after they were lost, or no more."""
 
     def subscribe(self, channels: list[bytes]) -> None: ...
 
     def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-
-class MissedEphemeral(Protocol):
-    """Learns where ephemeral publications may have been lost."""
-
-    def on_missed_ephemeral(self, channel: Channel) -> None:
-        """Called when ephemeral publications may have been lost on their way to live subscriptions of the channel."""
 
 
 class Hub:
@@ -92,8 +71,6 @@ class Hub:
         self._channels: dict[str, Channel] = {}
         self._by_key: dict[bytes, Channel] = {}
         self._idle: dict[Channel, None] = {}  # those without subscriptions, the longest idle first
-        self._to_mend: OrderedDict[Channel, None] = OrderedDict()  # they wait until fewer than MENDED_AT_ONCE are
-        self._mended: set[Channel] = set()  # those that read history now
         self._pages = Turns(PAGES_AT_ONCE)
         self.opened = Opened(self._loop)
         self.notices = Turns(NOTIFIED_AT_ONCE)
@@ -101,9 +78,10 @@ class Hub:
         self._refused = False  # in this turn of the loop
         self._arrivals = Arrivals(self._by_key, feed, layout.faults, self._announcing_failed)
         self._tasks = Tasks()
+        self._mending = MendingQueue(history, missed, self._tasks, self._announcing_failed)
         self._gaps = GapLog(self._loop)
         self.rings = Rings(config.limits.ring_bytes)
-        self.history_reads = 0
+        self._reads = 0
         self.counts = LiveCounts(config)
         self.subscriptions = 0
 
@@ -182,14 +160,14 @@ class Hub:
         return page
 
     async def _read_page(self, channel: str, since: int) -> Page:
-        self.history_reads += 1
+        self._reads += 1
         return await self._history.read(channel, since, PAGE)
 
     async def refresh(self, channel: Channel) -> None:
         """Moves the channel to the position that Valkey has now, page by page, unless it closes meanwhile. Raises StoreError."""
         while channel.is_open:
             before = channel.epoch
-            self.history_reads += 1
+            self._reads += 1
             # A read that is under way already is not shared: it may be older than the publication that is looked for. A server that took
             # over may be read from before the link is known to be lost: the position is compared with its history here, too.
             page = await self._history.read(channel.name, channel.offset, PAGE, seen=(channel.position, channel.ms))
@@ -199,92 +177,12 @@ class Hub:
         self.mend(channel)
 
     def mend(self, channel: Channel) -> None:
-        """Where the channel is closed, finds its position and opens it, once Valkey has confirmed the link's subscription."""
-        if not channel.is_open and channel.mending is None and channel.acked:
-            self._to_mend[channel] = None
-            self._mend_more()
-
-    def _mend_more(self) -> None:
-        while self._to_mend and len(self._mended) < MENDED_AT_ONCE:
-            channel, _ = self._to_mend.popitem(last=False)
-            self._mended.add(channel)
-            if channel.epoch or not channel.has_history:
-                self._mend_in_task(channel)
-            else:
-                self.history_reads += 1
-                channel.mending = first = FirstPosition(channel, self._open, self._mend_in_task)
-                self._history.begin_position(first, channel.name)
-
-    def _mend_in_task(self, channel: Channel) -> None:
-        channel.mending = self._tasks.spawn(self._bring_to_top(channel))
-
-    def _stop_mending(self, channel: Channel) -> None:
-        self._to_mend.pop(channel, None)
-        self._mended.discard(channel)
-        if channel.mending is not None:
-            channel.mending.cancel()
-            channel.mending = None
+        """Opens the channel again, if it is closed, as soon as its position is certain."""
+        self._mending.mend(channel)
 
     def history_gone(self, channel: Channel, now: Position) -> None:
         """History does not hold what follows the channel's position, and goes on from ``now``."""
         self._gaps.add(channel.name, channel.position, now)
-
-    async def _bring_to_top(self, channel: Channel) -> None:
-        what, complete = f"channel {channel.name}: history could not be read", False
-        while not complete:
-            complete = await retrying(partial(self._mend_on, channel), what, log, on=StoreError, quiet=is_general)
-        await channel.between_rounds()
-        await channel.notify_of_gap()
-        if channel.lost_some:
-            await channel.notify_of_loss()
-        was_lost = channel.lost_at is not None
-        self._open(channel)
-        if channel.live_count or (was_lost and channel.subscribers):  # those that are not live are to learn of it as well
-            self._missed.on_missed_ephemeral(channel)
-
-    def _open(self, channel: Channel) -> None:
-        """Its position is that of Valkey."""
-        channel.mending = None
-        self._mended.discard(channel)
-        try:
-            channel.open()
-        except Exception:  # what was held, which is in history or lost, must not fail the subscriptions that wait
-            self._announcing_failed(channel)
-        self._mend_more()
-
-    async def _mend_on(self, channel: Channel) -> bool:
-        """``_take_next_page``. While a channel whose history cannot be read waits for its next attempt, others are mended."""
-        try:
-            return await self._take_next_page(channel)
-        finally:
-            self._mended.discard(channel)
-            self._mend_more()
-
-    async def _take_next_page(self, channel: Channel) -> bool:
-        """Moves a closed channel on by one page of history. True if it has the newest position then. Raises StoreError."""
-        older = channel.detach_held()
-        try:
-            page = await self._read_on(channel)
-        except StoreError as error:
-            channel.put_back(older)
-            if not isinstance(error, Unavailable):
-                channel.fail_waiters(error)
-            raise
-        await channel.between_rounds()
-        await channel.notify_of_gap()  # of those that an earlier attempt found, as the link was lost again
-        complete = channel.take(page)
-        channel.put_back(item for item in older if channel.is_still_valid(item))
-        return complete
-
-    async def _read_on(self, channel: Channel) -> Page:
-        """The page after the channel's position, or its position alone if there is none yet."""
-        if not channel.has_history:
-            return Page(Position("-", 0), 0, [])
-        self.history_reads += 1
-        if not channel.epoch:
-            return await self._history.read(channel.name)
-        seen = (channel.position, channel.ms)
-        return await self._history.read(channel.name, channel.offset, PAGE, seen=seen)
 
     # The link.
 
@@ -325,19 +223,20 @@ class Hub:
         for channel in by_key.values() if channels is None else [by_key[key] for key in channels if key in by_key]:
             channel.acked = False
             channel.link_lost()
-            self._stop_mending(channel)
-        self._mend_more()  # on a cluster, channels of other shards may wait for the places of these
+            self._mending.stop(channel)
+        self._mending.go_on()  # on a cluster, channels of other shards may wait for the places of these
 
     # Housekeeping.
 
-    def statistics(self) -> dict[str, int]:
-        """``channels`` with subscriptions, all ``subscriptions``, ``rings_bytes`` held, and ``history_reads`` since the start."""
-        return {
-            "channels": len(self._channels) - len(self._idle),
-            "subscriptions": self.subscriptions,
-            "rings_bytes": self.rings.bytes,
-            "history_reads": self.history_reads,
-        }
+    @property
+    def history_reads(self) -> int:
+        """How often history was read since the start, but to compare positions."""
+        return self._reads + self._mending.reads
+
+    @property
+    def channels(self) -> int:
+        """How many channels have subscriptions here."""
+        return len(self._channels) - len(self._idle)
 
     def subscribers(self) -> dict[str, int]:
         """Channel → the number of its subscriptions in this process."""
@@ -365,8 +264,8 @@ class Hub:
         for channel in gone:
             del self._idle[channel], self._channels[channel.name], self._by_key[channel.key]
             channel.ring.clear()
-            self._stop_mending(channel)
-        self._mend_more()
+            self._mending.stop(channel)
+        self._mending.go_on()
         if gone:
             self._feed.unsubscribe([channel.key for channel in gone])
         return len(gone) == DROPPED_AT_ONCE
@@ -386,7 +285,7 @@ class Hub:
     async def close(self) -> None:
         """Ends all tasks and reads of history that are under way."""
         for channel in self._channels.values():
-            self._stop_mending(channel)
+            self._mending.stop(channel)
         reads = [read for channel in self._channels.values() for read in channel.reads.values()]
         for read in reads:
             read.cancel()

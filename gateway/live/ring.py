@@ -1,8 +1,8 @@
 """Rings: each channel's newest publications, held in this process so that most catch-ups read nothing from Valkey.
 
-A ring is an unbroken run that ends at the hub's position. It holds no more than history does: as many publications as
-the rules allow, and none after history expired: it may end a little earlier than history, never later. All rings of a process share one budget of bytes; when it is used up,
-the ring that got no publication for longest is emptied.
+A ring is an unbroken run that ends at the channel's position. It holds no more than history does: as many publications as
+the rules allow, and none after history expired. It may end a little earlier than history, never later. All rings of a
+process share one budget of bytes; when it is used up, the ring that got no publication for longest is emptied.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rings:
         self._rings.pop(ring, None)
 
     def make_room(self) -> None:
-        """Empties rings until the budget is kept to."""
+        """Empties rings until all of them are within the budget."""
         while self.bytes > self._budget and self._rings:
             ring = next(iter(self._rings))
             if ring.hot and len(self._rings) > 1:

@@ -55,9 +55,11 @@ class LiveCounts:
 
 
 class Traffic:
-    """What the channels of one namespace count: ``publications`` that came from Valkey; ``deliveries``, publications times the live
-    subscriptions that they were written to; ``untimed``, in how many fan-outs to few one is timed again; the ``bytes`` of publications that were written, live and later; ``holes`` in what was
-    announced; ``gaps`` that were announced to subscriptions, by when they were.
+    """What the channels of one namespace count.
+
+    ``publications`` came from Valkey, ``deliveries`` are those times the live subscriptions that they were written to, ``bytes`` those of
+    publications that were written, live and later. ``holes`` were found in what was announced, ``gaps`` were announced to subscriptions,
+    by when they were. ``untimed`` is after how many more fan-outs to few one is timed.
     """
 
     __slots__ = ("bytes", "counts", "deliveries", "gaps", "holes", "publications", "untimed")

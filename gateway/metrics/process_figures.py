@@ -122,12 +122,11 @@ def _add_counts(figures: Figures, counts: ClientCounts) -> None:
 
 def _add_live(figures: Figures, node: Node) -> None:
     hub = node.hub
-    statistics = hub.statistics()
-    figures.add("gateway_channels", statistics["channels"])
-    figures.add("gateway_subscriptions", statistics["subscriptions"])
-    figures.add("gateway_ring_bytes", statistics["rings_bytes"])
+    figures.add("gateway_channels", hub.channels)
+    figures.add("gateway_subscriptions", hub.subscriptions)
+    figures.add("gateway_ring_bytes", hub.rings.bytes)
     figures.add("gateway_ring_limit_bytes", node.config.limits.ring_bytes)
-    figures.add("gateway_history_reads_total", statistics["history_reads"])
+    figures.add("gateway_history_reads_total", hub.history_reads)
     counts = hub.counts
     figures.add_histogram("gateway_delivery_seconds", counts.delivery)
     figures.add_histogram("gateway_mend_seconds", counts.mend)

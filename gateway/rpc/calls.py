@@ -23,7 +23,7 @@ import msgspec
 from ..config import Config
 from ..errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFound, NotAvailable, TooManyRequests
 from ..rules.identity import Identity
-from ..rules.json_text import clean, decode_json, encode, is_json, raw_object
+from ..rules.json_text import UNREADABLE, clean, decode_json, encode, is_json, raw_object
 from ..runtime import tracing
 from ..store.history import History
 from ..store.link import Link, OwnListener
@@ -36,7 +36,6 @@ SENT = "gateway.send"
 MESSAGE_MOST = 500  # characters of an error's message
 APPLICATION_CODES = range(400, 2000)  # what the protocol leaves to applications. Source: docs/reference/errors-and-close-codes.md
 SERVICE_CODES = {106: LimitExceeded, 107: BadRequest}  # errors that ``Service`` itself finds in a request or a reply
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # what a decoder raises for bytes of any kind
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/\-]{1,100}")
 _RESERVED = ("gateway.", "inbox.")
@@ -113,7 +112,7 @@ class Calls:
         self._history = history
         self._link = link
         self._others = others
-        self._reply_to = encode(history.layout.heartbeat(process).decode())
+        self._reply_to = encode(history.layout.own_channel(process).decode())
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
 
     async def call(self, method: str, identity: Identity, client: str, data: bytes | None) -> bytes:

@@ -2,6 +2,7 @@
 
 protocol        the Centrifuge JSON protocol: text to commands, results to text
 json_text       JSON that publishers wrote: checked, cleaned, never rebuilt
+json_values     values of Python as JSON, checked before they are sent
 recovery        where a position is in a channel, and what follows it without a hole
 identity        who a client is, and what its tokens gave it
 permissions     who may do what in a channel

@@ -41,8 +41,8 @@ class _Node(msgspec.Struct):
 class Filter:
     """A condition on the tags of publications. Filters made of the same JSON are equal and have one hash, so that they can be shared.
 
-    ``nodes`` is how many comparisons and combinations of them it has, at most NODES_MOST; ``size`` is the bytes of its JSON, of which it takes
-    some 25 times as many.
+    ``nodes`` is how many comparisons and combinations of them it has, at most NODES_MOST; ``size`` is the bytes of its JSON, and it takes some
+    25 times as many of memory.
     """
 
     def __init__(self, text: bytes, nodes: int, test: Test) -> None:

@@ -39,7 +39,7 @@ def spend(used_up_to: float, now: float, rate: float, setting: str) -> float:
 class Allowances:
     """A bucket for each name, as of users that make one request after the other. A name whose bucket is full again is forgotten.
 
-    ``len()`` is how many names are held: those of the last second, and at most as many or NAMES_LEAST again.
+    ``len()`` is how many names are held: those whose bucket is not full, and others, at most as many again or NAMES_LEAST.
     """
 
     def __init__(self, rate: float, setting: str) -> None:

@@ -40,8 +40,8 @@ def provable(position: Position | None, *, admitted: bool) -> Position | None:
     """From where a client recovers that asks for ``position``; ``admitted`` is whether the history rule lets it read history.
 
     A position without an epoch agrees with any history, so it asks for history that the client need not have followed: it is
-    for those that may read history. For others it becomes ``NEVER_WAS``. An epoch was given to a subscriber; that its offset was as well is
-    not known, so a subscriber recovers from any that history holds.
+    for those that may read history. For others it becomes ``NEVER_WAS``. Who names the epoch was a subscriber once; whether the offset was given to
+    that client is not known, so it recovers from any that history holds.
     """
     return NEVER_WAS if position is not None and not position.epoch and not admitted else position
 
@@ -52,20 +52,16 @@ def same_life(position: Position, epoch: str) -> None:
         raise UnrecoverablePosition(f"the epoch is {epoch} now")
 
 
-def following(offset: int, publications: Iterable[Publication]) -> tuple[list[Publication], bool]:
-    """The run without a hole that follows ``offset``, and whether it holds all of ``publications`` that are newer.
-
-    Repeats and older ones are dropped; ``publications`` may come in any order.
-    """
+def following(offset: int, publications: Iterable[Publication]) -> list[Publication]:
+    """Those of ``publications``, which may come in any order, that follow ``offset`` without a hole; repeats and older ones are dropped."""
     run: list[Publication] = []
     for publication in sorted(publications, key=_by_offset):
-        if publication.offset <= offset:
-            continue
-        if publication.offset != offset + 1:
-            return run, False
-        run.append(publication)
-        offset += 1
-    return run, True
+        if publication.offset == offset + 1:
+            run.append(publication)
+            offset += 1
+        elif publication.offset > offset:
+            break
+    return run
 
 
 def _by_offset(publication: Publication) -> int:

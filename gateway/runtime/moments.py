@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 __all__ = ["Moments", "shared_ms"]
 
@@ -16,13 +15,12 @@ class Moments:
     Every subscription asks, so it costs a tenth of a microsecond: the number is computed where the last one serves no longer.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._from = self._until = 0.0  # seconds in which the last number serves
         self._last = 0
 
     def now_ms(self) -> int:
-        now = self._clock()
+        now = time.time()
         if not self._from <= now < self._until:
             self._from, self._until, self._last = now, now + SHARED_SECONDS, int(now * 1000)
         return self._last

@@ -41,7 +41,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("%s failed", getattr(task.get_coro(), "__qualname__", "a task"), exc_info=task.exception())
+            log.error("%s failed", _name_of(task), exc_info=task.exception())
 
     async def finish(self) -> None:
         """Returns when all have ended, those included that are spawned meanwhile."""
@@ -77,7 +77,11 @@ def run_endlessly(work: Coroutine[Any, Any, None], part_of: str) -> asyncio.Task
 
 def _must_not_end(part_of: str, task: asyncio.Task[None]) -> None:
     if not task.cancelled():
-        log.critical("a part of %s ended that must not: %s", part_of, task.get_name(), exc_info=task.exception())
+        log.critical("a part of %s ended that must not: %s", part_of, _name_of(task), exc_info=task.exception())
+
+
+def _name_of(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "a task")
 
 
 async def write_changes(more: asyncio.Event, write: Callable[[], Awaitable[None]]) -> None:

@@ -15,4 +15,5 @@ outlet                the way from a session to its client, which an edge implem
 drain                 how clients are sent elsewhere, one after the other
 control_orders        what backends ask of the clients of this process
 client_views          what operators ask about them
+client_counts         what clients and backends did, in numbers
 """

@@ -1,6 +1,6 @@
 """What clients and backends do to one process, in plain numbers; ``metrics`` reads them.
 
-What counts under a code or a method that may come from outside is bounded: those that are not known count as OTHER.
+Codes and methods may come from outside: those that are not known count as OTHER, so that there are only so many counters.
 """
 
 from __future__ import annotations

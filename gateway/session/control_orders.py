@@ -105,15 +105,14 @@ class Orders:
 
     def info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""
-        statistics = self._hub.statistics()
         return {
             "uid": self._process,
             "name": self.name,
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),
-            "num_channels": statistics["channels"],
-            "num_subs": statistics["subscriptions"],
+            "num_channels": self._hub.channels,
+            "num_subs": self._hub.subscriptions,
             "uptime": int(time.monotonic() - self._started),
             "process": {"cpu": time.process_time(), "rss": resident_bytes()},
         }

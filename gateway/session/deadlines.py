@@ -31,30 +31,31 @@ from ..errors import Disconnect
 from ..live.subscription import State, Subscription
 from ..rules.identity import Identity
 from ..runtime.moments import shared_ms
+from ..runtime.wheel import NEVER
 from .client_counts import ClientCounts
 from .node import Node
 from .states import CLOSED, CONNECTED, OPENED, ConnectionState, transition
 
-__all__ = ["CLIENT_LEFT", "CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "TimedClient", "TimedSubscription"]
+__all__ = ["CLIENT_LEFT", "CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "OF_MANY", "TimedClient", "TimedSubscription"]
 
 log = logging.getLogger("gateway.clients")
 
 CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 25.0  # Source: docs/reference/wire-protocol.md, A connection
-NEVER = float("inf")
 _end_of = itemgetter(0)  # of an entry of ``token_ends``
 CLIENT_LEFT = Disconnect(3000)
+OF_MANY = (3000, 3001, 3010)  # codes with which many clients may end together: the cause, a drain or a lost history, is logged once
 
 
 class TimedSubscription(Subscription):
-    """A subscription of a timed client. Abstract: each edge implements it."""
+    """A subscription of a timed client. Each edge implements it."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def expires_at(self) -> float:
         """When what opened it ends, in unix seconds; 0 for never."""
-        raise NotImplementedError
 
 
 Followed = TypeVar("Followed", bound=TimedSubscription)

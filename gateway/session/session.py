@@ -18,7 +18,7 @@ from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
 from ..rules.protocol import Command, push, reply
 from .client_subscription import ClientSubscription, expiry, seconds_left
-from .deadlines import CLIENT_LEFT, CONNECT_SECONDS, NEVER
+from .deadlines import CLIENT_LEFT, CONNECT_SECONDS, NEVER, OF_MANY
 from .dispatch import CommandingClient
 from .methods import HANDLERS
 from .node import Node, new_id
@@ -32,7 +32,6 @@ log = logging.getLogger("gateway.session")
 _VERSION = b'"version":%b' % encode(__version__)
 
 REPLY_BYTES = 512 * 1024  # of the reply to connect, after which it takes no further page of history; SDKs take frames up to 1 MiB
-OF_MANY = (3000, 3001, 3010)  # how many sessions may end together: the cause, a drain or a lost history, is logged once
 
 
 class Session(CommandingClient[ClientSubscription]):

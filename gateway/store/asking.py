@@ -25,36 +25,36 @@ class Asking:
         self._ask = ask
         self._under_way: dict[ShardLink, _Rest] = {}
 
-    def begin(self, link: ShardLink, channels: list[bytes]) -> None:
+    def begin(self, connection: ShardLink, channels: list[bytes]) -> None:
         """Asks for these channels, and for none that are left of an earlier call."""
-        self.stop(link)
-        self._under_way[link] = _Rest(iter(channels))
-        self._go_on(link)
+        self.stop(connection)
+        self._under_way[connection] = _Rest(iter(channels))
+        self._go_on(connection)
 
-    def _go_on(self, link: ShardLink) -> None:
-        rest = self._under_way[link]
+    def _go_on(self, connection: ShardLink) -> None:
+        rest = self._under_way[connection]
         if some := list(islice(rest.channels, ASKED_AT_ONCE)):
-            asked = self._ask(link, some)
+            asked = self._ask(connection, some)
             rest.last = asked[-1] if asked else b""
-            rest.next = asyncio.get_running_loop().call_later(ANSWER_SECONDS if asked else 0, self._go_on, link)
+            rest.next = asyncio.get_running_loop().call_later(ANSWER_SECONDS if asked else 0, self._go_on, connection)
         else:
-            del self._under_way[link]
+            del self._under_way[connection]
 
-    def answered(self, link: ShardLink, channel: bytes) -> None:
+    def answered(self, connection: ShardLink, channel: bytes) -> None:
         """Valkey confirmed this channel, or the connection does not get it."""
-        rest = self._under_way.get(link)
+        rest = self._under_way.get(connection)
         if rest is not None and channel == rest.last:
-            self.refused(link)
+            self.refused(connection)
 
-    def refused(self, link: ShardLink) -> None:
+    def refused(self, connection: ShardLink) -> None:
         """Valkey refused channels that it does not name, perhaps the last ones that it was asked for."""
-        if rest := self._under_way.get(link):
+        if rest := self._under_way.get(connection):
             rest.next.cancel()
-            rest.next = asyncio.get_running_loop().call_soon(self._go_on, link)
+            rest.next = asyncio.get_running_loop().call_soon(self._go_on, connection)
 
-    def stop(self, link: ShardLink) -> None:
+    def stop(self, connection: ShardLink) -> None:
         """Asks this connection for nothing more."""
-        if rest := self._under_way.pop(link, None):
+        if rest := self._under_way.pop(connection, None):
             rest.next.cancel()
 
 

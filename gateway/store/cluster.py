@@ -124,13 +124,16 @@ class ClusterCommands:
     # Calling.
 
     async def call(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> Any:
-        return await self._enqueue(words, repeatable, guarded)
+        return await self.begin(*words, repeatable=repeatable, guarded=guarded)
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
-        return self._enqueue(words, repeatable, guarded)
+        key = key_of(words)
+        command = make_command(words, guarded=guarded and self._functions is not None, repeatable=repeatable)
+        self._begin(command, -1 if key is None else slot_of(key))
+        return command.future
 
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
-        self._enqueue(words, False, guarded).add_done_callback(partial(_pass_on, waiter))
+        self.begin(*words, guarded=guarded).add_done_callback(partial(_pass_on, waiter))
 
     def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -144,7 +147,7 @@ class ClusterCommands:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(Unavailable(f"no connection to the shard of this command at {self.address}"))
             return future
-        return self._enqueue(words, False, False)
+        return self.begin(*words)
 
     async def publish(self, channel: bytes | str, payload: bytes | str) -> int:
         return int(await self.call(b"SPUBLISH", channel, payload))
@@ -162,12 +165,6 @@ class ClusterCommands:
     def _any_server(self) -> ServerCommands | None:
         shards = self.shards
         return next((shard for shard in shards if shard.connected), shards[0] if shards else None)
-
-    def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
-        key = key_of(words)
-        command = make_command(words, guarded=guarded and self._functions is not None, repeatable=repeatable)
-        self._begin(command, -1 if key is None else slot_of(key))
-        return command.future
 
     def _begin(self, command: Command, slot: int) -> None:
         command.number, command.slot = next(self._numbers), slot

@@ -87,8 +87,8 @@ class _Pool(Protocol):
 
 
 class _Sentinels(Sentinel):
-    """Asks the Sentinel first that answered last. Until it has answered it is the one to be asked last: where its machine is gone, that takes longer to
-    notice than an attempt to connect lasts, and in valkey-py's order no attempt would ever come to the others."""
+    """Asks first the Sentinel whose answer came last. One that is being asked is the last in the list until it answers: where its machine is gone, that
+    takes longer to notice than an attempt to connect lasts, and in valkey-py's order no attempt would ever come to the others."""
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         sentinels: list[Any] = self.sentinels

@@ -53,7 +53,7 @@ class Redirects(Protocol):
     """Who knows the other servers of a cluster. Nothing here may raise."""
 
     def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
-        """Valkey carried the command out not here, since its slot is elsewhere, moves, or is nowhere: takes it over."""
+        """Valkey did not carry the command out, since its slot is elsewhere, moves, or is nowhere: takes it over."""
 
     def carried_out(self, command: Command) -> None:
         """Valkey has carried out this guarded command."""
@@ -175,11 +175,13 @@ class ServerCommands:
         end, to which the generation is added. Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or
         the connection breaks before the reply.
         """
-        return await self._enqueue(words, repeatable, guarded)
+        return await self.begin(*words, repeatable=repeatable, guarded=guarded)
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         """``call`` without waiting: the command has its place before all that are called after it."""
-        return self._enqueue(words, repeatable, guarded)
+        command = make_command(words, guarded=guarded and self._guards, repeatable=repeatable)
+        self.take(command)
+        return command.future
 
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         """``begin`` whose answer goes to ``waiter``."""
@@ -197,12 +199,7 @@ class ServerCommands:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
             return future
-        return self._enqueue(words, False, False)
-
-    def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
-        command = make_command(words, guarded=guarded and self._guards, repeatable=repeatable)
-        self.take(command)
-        return command.future
+        return self.begin(*words)
 
     # What a cluster needs of its servers.
 

@@ -143,9 +143,9 @@ class Layout:
         """The lease of all services together: it exists while any of them serves anything."""
         return f"{self.prefix}:rpc:services".encode()
 
-    def heartbeat(self, node: str) -> bytes:
-        """The Pub/Sub channel on which process ``node`` receives its own heartbeats, which prove that its link works, and replies to rpc."""
-        return f"{self.prefix}:node:{node}".encode()
+    def own_channel(self, process: str) -> bytes:
+        """The Pub/Sub channel of one process: its heartbeats, which prove that its link works, and what others send to it alone."""
+        return f"{self.prefix}:node:{process}".encode()
 
 
 class PublishOptions(TypedDict, total=False):

@@ -155,7 +155,7 @@ class Library:
             # If not, another gateway loaded its library at the same moment: of an older version, or with another prefix and without our rules.
             if await _present(call) and (await _rules_in_force(call)).get(self._prefix) == rules:
                 return
-        log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
+        log.warning("the channels' rules could not be put into force: other gateways replace them again and again")
 
     async def withdraw(self, commands: Commands) -> None:
         """Takes the rules of this prefix out of every shard's library, and the library out where no other prefix has rules in it."""

@@ -88,13 +88,13 @@ class OwnListener(Protocol):
 
 
 class _Group:
-    """Channels of one hash slot, or all there are; ``link`` is where they are asked for, None while they are unplaced."""
+    """Channels of one hash slot, or all there are; ``connection`` is where they are asked for, None while they are unplaced."""
 
-    __slots__ = ("channels", "link", "refusals")
+    __slots__ = ("channels", "connection", "refusals")
 
     def __init__(self) -> None:
         self.channels: dict[bytes, None] = {}
-        self.link: ShardLink | None = None
+        self.connection: ShardLink | None = None
         self.refusals = 0  # in a row
 
 
@@ -147,7 +147,7 @@ class Link:
 
     @property
     def doubts(self) -> dict[str, str]:
-        """The ``unproven``, with the reason of each."""
+        """The servers whose announcements may not reach this process now, by address: why not."""
         return {str(connection.address): connection.doubt for connection in self._connections.values() if connection.doubt}
 
     @property
@@ -155,11 +155,6 @@ class Link:
         """Whether what other programs publish to this process alone reaches it."""
         connection = self._connection_of(self._own)
         return connection is not None and connection.proven
-
-    @property
-    def unproven(self) -> list[str]:
-        """The addresses of the servers whose announcements may not reach this process now."""
-        return list(self.doubts)
 
     async def start(self) -> None:
         """Connects and waits until the first heartbeats came through: from each shard that takes commands, or from as many as can
@@ -175,7 +170,7 @@ class Link:
                     await self._first_beats()
         except TimeoutError:
             if self.proven:
-                log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
+                log.warning("no heartbeat came from %s yet", ", ".join(self.doubts))
         if not self.proven:
             silence = StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers: {self.doubt}")
             raise [*self._refusals(), silence][0]
@@ -204,8 +199,8 @@ class Link:
         for channel in channels:
             group = self._group(channel)
             group.channels[channel] = None
-            if group.link is not None:
-                asked.setdefault(group.link, []).append(channel)
+            if group.connection is not None:
+                asked.setdefault(group.connection, []).append(channel)
         for connection, some in asked.items():
             connection.subscribe(some)
 
@@ -214,8 +209,8 @@ class Link:
         group = self._groups.get(slot)
         if group is None:
             group = self._groups[slot] = _Group()
-            group.link = self._connection_of(channel)
-            if group.link is None and self._connections:
+            group.connection = self._connection_of(channel)
+            if group.connection is None and self._connections:
                 self._place_later(group)
         return group
 
@@ -227,8 +222,8 @@ class Link:
             if group is None or channel not in group.channels:
                 continue
             del group.channels[channel]
-            if group.link is not None:
-                asked.setdefault(group.link, []).append(channel)
+            if group.connection is not None:
+                asked.setdefault(group.connection, []).append(channel)
             if not group.channels:
                 del self._groups[slot]
         for connection, some in asked.items():
@@ -247,13 +242,13 @@ class Link:
         return None if shard is None else self._connections.get(shard)
 
     def _place(self, group: _Group) -> None:
-        if self._closed or group.link is not None or not group.channels:
+        if self._closed or group.connection is not None or not group.channels:
             return
-        group.link = self._connection_of(next(iter(group.channels)))
-        if group.link is None:
+        group.connection = self._connection_of(next(iter(group.channels)))
+        if group.connection is None:
             self._place_later(group)
         else:
-            group.link.subscribe(list(group.channels))
+            group.connection.subscribe(list(group.channels))
 
     def _place_later(self, group: _Group) -> None:
         group.refusals += 1
@@ -283,10 +278,12 @@ class Link:
         if self._closed or not some:
             return
         wanted = [group for group in some if group.channels]
-        moving = [group for group in wanted if group.link is None or group.link is not self._connection_of(next(iter(group.channels)))]
-        self._lose([group for group in moving if group.link is not None])
+        moving = [
+            group for group in wanted if group.connection is None or group.connection is not self._connection_of(next(iter(group.channels)))
+        ]
+        self._lose([group for group in moving if group.connection is not None])
         for group in moving:
-            group.link = None
+            group.connection = None
             self._place(group)
         self._moving = asyncio.get_running_loop().call_soon(self._move_groups, groups)
 
@@ -301,56 +298,56 @@ class Link:
 
     # What the connections bring.
 
-    def on_connected(self, link: ShardLink) -> None:
-        self._ask_for_all(link)
+    def on_connected(self, connection: ShardLink) -> None:
+        self._ask_for_all(connection)
         for listener in self._up_listeners:
             listener.on_up()
 
-    def _ask_for_all(self, link: ShardLink) -> None:
-        self._asking.begin(link, self._channels_at(link))
+    def _ask_for_all(self, connection: ShardLink) -> None:
+        self._asking.begin(connection, self._channels_at(connection))
 
-    def _ask_for(self, link: ShardLink, channels: list[bytes]) -> list[bytes]:
-        wanted = [] if self._closed else [channel for channel in channels if self._is_at(link, channel)]
-        link.subscribe(wanted)
+    def _ask_for(self, connection: ShardLink, channels: list[bytes]) -> list[bytes]:
+        wanted = [] if self._closed else [channel for channel in channels if self._is_at(connection, channel)]
+        connection.subscribe(wanted)
         return wanted
 
-    def _channels_at(self, link: ShardLink) -> list[bytes]:
-        return [channel for group in self._groups.values() if group.link is link for channel in group.channels]
+    def _channels_at(self, connection: ShardLink) -> list[bytes]:
+        return [channel for group in self._groups.values() if group.connection is connection for channel in group.channels]
 
-    def _is_at(self, link: ShardLink, channel: bytes) -> bool:
+    def _is_at(self, connection: ShardLink, channel: bytes) -> bool:
         group = self._groups.get(self._slot(channel))
-        return group is not None and group.link is link and channel in group.channels
+        return group is not None and group.connection is connection and channel in group.channels
 
-    def on_refused(self, link: ShardLink, error: StoreError) -> None:
-        self._asking.refused(link)
+    def on_refused(self, connection: ShardLink, error: StoreError) -> None:
+        self._asking.refused(connection)
         for listener in self._listeners:
             listener.on_refused(error)
-        if link not in self._asking_again:
-            self._asking_again.add(link)
-            asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again, link)
+        if connection not in self._asking_again:
+            self._asking_again.add(connection)
+            asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again, connection)
 
-    def on_allowed(self, link: ShardLink) -> None:
-        self._ask_for_all(link)
+    def on_allowed(self, connection: ShardLink) -> None:
+        self._ask_for_all(connection)
 
-    def _ask_again(self, link: ShardLink) -> None:
-        self._asking_again.discard(link)
+    def _ask_again(self, connection: ShardLink) -> None:
+        self._asking_again.discard(connection)
         if not self._closed:
-            self._ask_for_all(link)
+            self._ask_for_all(connection)
 
-    async def on_lost(self, link: ShardLink) -> None:
+    async def on_lost(self, connection: ShardLink) -> None:
         self.losses += 1
-        self._asking.stop(link)
+        self._asking.stop(connection)
         self.hand_over()
-        channels = self._channels_at(link)
+        channels = self._channels_at(connection)
         for start in range(0, len(channels), LOST_AT_ONCE):
             # Another connection may have taken some over meanwhile, and announced their loss.
-            self._announce_loss([channel for channel in channels[start : start + LOST_AT_ONCE] if self._is_at(link, channel)])
+            self._announce_loss([channel for channel in channels[start : start + LOST_AT_ONCE] if self._is_at(connection, channel)])
             await asyncio.sleep(0)
 
-    def on_confirmed(self, link: ShardLink, channel: bytes) -> None:
-        self._asking.answered(link, channel)
+    def on_confirmed(self, connection: ShardLink, channel: bytes) -> None:
+        self._asking.answered(connection, channel)
         group = self._groups.get(self._slot(channel))
-        if group is None or group.link is not link or channel not in group.channels or channel == self._own:
+        if group is None or group.connection is not connection or channel not in group.channels or channel == self._own:
             return
         group.refusals = 0
         if listener := self._channel_listeners.get(channel):
@@ -359,23 +356,23 @@ class Link:
         for other in self._listeners:
             other.on_subscribed(channel)
 
-    def on_outdated(self, link: ShardLink, channel: bytes) -> None:
-        self._asking.answered(link, channel)
+    def on_outdated(self, connection: ShardLink, channel: bytes) -> None:
+        self._asking.answered(connection, channel)
 
-    def on_displaced(self, link: ShardLink, channel: bytes) -> None:
-        self._asking.answered(link, channel)
-        self._displaced.append((link, channel))  # what was announced before it is in the batch, and is handed over first
+    def on_displaced(self, connection: ShardLink, channel: bytes) -> None:
+        self._asking.answered(connection, channel)
+        self._displaced.append((connection, channel))  # what was announced before it is in the batch, and is handed over first
 
     def _replace_displaced(self) -> None:
         displaced, self._displaced = self._displaced, []
         groups: dict[_Group, None] = {}
-        for link, channel in displaced:
+        for connection, channel in displaced:
             group = self._groups.get(self._slot(channel))
-            if group is not None and group.link is link and channel in group.channels:
+            if group is not None and group.connection is connection and channel in group.channels:
                 groups[group] = None
         self._lose(list(groups))
         for group in groups:
-            group.link = None
+            group.connection = None
             self._place_later(group)
 
     def _take_heartbeats(self, batch: dict[bytes, list[bytes]]) -> None:

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class PlainConnection:
-    """Threads may share it, and a signal handler may call what it interrupted. A forked process opens connections of its own.
+    """Threads may share it, and a signal handler may use it in the middle of a call that it interrupts. A forked process opens connections of its own.
 
     Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir``.
 

@@ -1,4 +1,4 @@
-"""Commands that Valkey carries out not now, or not here: what its error replies begin with, and when to try again."""
+"""Commands that Valkey does not carry out now, or not here: what its error replies begin with, and when to try again."""
 
 from __future__ import annotations
 

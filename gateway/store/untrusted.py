@@ -32,4 +32,4 @@ class Faults:
         if place in places or len(places) >= PLACES_MOST:
             return
         places.add(place)
-        log.warning("%s: left out what valkey brought as %s: %s", ascii(place[:SHOWN]), kind, ascii(str(reason)[:SHOWN]))
+        log.warning("%s: ignored faulty data in valkey (%s): %s", ascii(place[:SHOWN]), kind, ascii(str(reason)[:SHOWN]))

@@ -37,7 +37,7 @@ SHOWN = 300  # bytes of a record in a log line
 START_SECONDS = 3.0  # for a bridge to begin to listen, or to learn that another process works
 
 Result = TypeVar("Result")
-Place = tuple[str, bool]  # a channel, and whether it is an inbox
+Target = tuple[str, bool]  # a channel, and whether it is an inbox
 
 
 class BridgeStatistics(msgspec.Struct):
@@ -143,21 +143,21 @@ class _Bridge:
     async def _publish(self, batch: Batch) -> list[bytes]:
         """Publishes a batch, each channel's entries in order and as one act; returns the records of those that failed, in order."""
         reasons: dict[int, str] = {}
-        places: dict[Place, list[tuple[int, Entry, Mapped]]] = {}
+        targets: dict[Target, list[tuple[int, Entry, Mapped]]] = {}
         for index, entry in enumerate(batch.entries):
             try:
                 mapped = self._mapping.publication(entry)
             except Unfit as error:
                 reasons[index] = str(error)
             else:
-                places.setdefault((mapped.channel, mapped.inbox), []).append((index, entry, mapped))
-        for refused in await asyncio.gather(*[self._publish_one(batch.epoch, *each) for each in places.items()]):
+                targets.setdefault((mapped.channel, mapped.inbox), []).append((index, entry, mapped))
+        for refused in await asyncio.gather(*[self._publish_one(batch.epoch, *each) for each in targets.items()]):
             reasons |= refused
         return [failure(batch.entries[index], self._rules.source, reasons[index]) for index in sorted(reasons)]
 
-    async def _publish_one(self, epoch: str, place: Place, items: Sequence[tuple[int, Entry, Mapped]]) -> dict[int, str]:
+    async def _publish_one(self, epoch: str, target: Target, items: Sequence[tuple[int, Entry, Mapped]]) -> dict[int, str]:
         """Publishes what is for one channel; returns why entries were refused, by their index."""
-        channel, inbox = place
+        channel, inbox = target
         keys = self._history.layout.inbox_keys(channel) if inbox else self._history.layout.keys(channel)
         words = [word for _, entry, mapped in items for word in (entry.version, mapped.key, mapped.data)]
 

@@ -58,7 +58,7 @@ class Exclusive:
     async def _while_held(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.create_task(work(), name=self._what)
         self.working = True
-        log.info("%s: this process works", self._what)
+        log.info("%s: this process does the work from now on", self._what)
         try:
             while not task.done() and await self._is_held():
                 await asyncio.wait((task,), timeout=self._next_seconds())
@@ -68,7 +68,7 @@ class Exclusive:
             await asyncio.wait((task,))
         if not task.cancelled():
             task.result()
-        log.warning("%s: the lease is lost", self._what)
+        log.warning("%s: this process has lost the lease, and stops", self._what)
 
     async def _is_held(self) -> bool:
         try:

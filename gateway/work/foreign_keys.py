@@ -8,6 +8,7 @@ Valkey is waited for on a connection of its own, on which a command blocks: any 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ __all__ = ["ForeignList", "ForeignStream"]
 BLOCK_SECONDS = 2  # of one wait: well below the silence after which Commands gives a connection up
 
 
-class _ForeignKey:
+class _ForeignKey(ABC):
     """``most`` is the most bytes that an entry may have."""
 
     def __init__(self, address: Address, history: History, rules: BridgeRules, most: int) -> None:
@@ -36,9 +37,6 @@ class _ForeignKey:
         self._epoch = f"bridge:{rules.title}:"
         self._bounds = (BATCH, BATCH_BYTES, most)
         self._waiting: BlockingCommands | None = None
-
-    async def prepare(self) -> None:
-        """A List has nothing to prepare."""
 
     async def open(self) -> None:
         waiting = BlockingCommands(self._address, self._history.commands, self._source, BLOCK_SECONDS)
@@ -57,13 +55,13 @@ class _ForeignKey:
             await self._waiting.call(*self._wait(batch.position))
         return batch
 
+    @abstractmethod
     async def _batch(self) -> Batch:
         """What is there now, perhaps nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wait(self, position: bytes) -> Sequence[Any]:
         """The command that blocks until there is an entry, for up to BLOCK_SECONDS; it may change nothing that ``_batch`` does not find."""
-        raise NotImplementedError
 
     async def finish(self, batch: Batch, failures: Sequence[bytes]) -> int:
         keys = [self._state, self._taken, self._failed]
@@ -78,6 +76,9 @@ class ForeignList(_ForeignKey):
     def __init__(self, address: Address, history: History, rules: BridgeRules, most: int) -> None:
         super().__init__(address, history, rules, most)
         self._side = rules.take.upper().encode()
+
+    async def prepare(self) -> None:
+        """There is nothing to prepare."""
 
     async def _batch(self) -> Batch:
         keys = [self._source, self._state, self._taken]

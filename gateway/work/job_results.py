@@ -107,7 +107,7 @@ class Results:
     async def _start(self) -> None:
         async with self._starting:
             if self._link is None:
-                link = Link(self._address, self._commands, self._layout.heartbeat(f"results-{uuid4().hex[:12]}"))
+                link = Link(self._address, self._commands, self._layout.own_channel(f"results-{uuid4().hex[:12]}"))
                 link.add_listener(self)
                 try:
                     await link.start()

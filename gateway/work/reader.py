@@ -122,7 +122,7 @@ class Reader:
         self._calls = ReaderCalls(commands, self._layout, self._group, self._start, self._deliveries, PAGE_BYTES)
         following, namespace = self._following, self._following.namespace
         self._membership = Membership(self._calls, self, following.digest, self._lease, self._layout.faults, evenly=not namespace)
-        self._link = link = Link(address, commands, self._layout.heartbeat(self._membership.instance))
+        self._link = link = Link(address, commands, self._layout.own_channel(self._membership.instance))
         link.add_listener(self)
         link.add_channel_listener(self._calls.instances, self._membership)
         async with AsyncExitStack() as stack:

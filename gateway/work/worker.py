@@ -249,7 +249,7 @@ class Worker:
         commands = make_commands(address, functions=Library(None, self._layout.prefix))
         await commands.start()
         name = f"worker-{uuid4().hex[:12]}"
-        link = Link(address, commands, self._layout.heartbeat(name))
+        link = Link(address, commands, self._layout.own_channel(name))
         self._queues = Queues(commands, self._layout)
         try:
             plan = Plan(self.handlers, self._weights, self._concurrency, self._lease, self._rate, self._middleware, self._schedules)

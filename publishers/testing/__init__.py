@@ -10,9 +10,10 @@
         running_gateway.publisher.publish("orders:17", {"status": "placed"})
         assert running_gateway.history("orders:17") == [{"status": "placed"}]
 
-``published`` records what would be published (``recording.py``); no Valkey is needed. The database is a real one, with the outbox's table.
-``running_gateway`` is one gateway with its embedded Valkey for all tests of a run (``started_gateway.py``). Override the fixture ``gateway_toml``,
-whose scope is the session, to give it a configuration.
+``published`` records what would be published (``recording.py``), but for what a transaction undoes (``undoing.py``); no Valkey is needed. The
+database is a real one, with the outbox's table. ``running_gateway`` is one gateway with its embedded Valkey for all tests of a run
+(``started_gateway.py``), with which it ends (``guard.py``). Override the fixture ``gateway_toml``, whose scope is the session, to give it a
+configuration.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_the_numbers_of_queues_are_listed(operator: Operator) -> None:
     assert busy.split()[:6] == ["busy", "1", "1", "0", "1", "0"] and busy.endswith("ms")
     assert idle.split()[:6] == ["idle", "4", "0", "0", "0", "0"]
     fields = operator.json("list")["queues"][0]
-    assert (fields["finished"], fields["workers"]) == (2, 1) and fields["finish_mean_ms"] >= 0 and fields["start_mean_ms"] >= 0
+    assert (fields["finished"], fields["workers"]) == (2, 1) and {"finish_mean_ms", "start_mean_ms"} <= fields.keys()
 
 
 def test_people_are_shown_a_thousand_queues(operator: Operator, store: valkey.Valkey) -> None:

@@ -20,7 +20,7 @@ from gateway.console.methods import METHODS as CONSOLE_METHODS
 from gateway.edges.api.methods import METHODS
 from gateway.edges.emulation import PATHS as EMULATION
 from gateway.edges.responses import STATUS_OF_ERROR
-from gateway.edges.websocket import PATH
+from gateway.edges.websocket_handshake import PATH
 from gateway.metrics.catalog import METRICS
 from gateway.rules.protocol import METHODS as COMMANDS
 

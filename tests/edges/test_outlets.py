@@ -16,8 +16,8 @@ from gateway.config import Config
 from gateway.edges.outlets import Buffer, Buffered, Direct
 from gateway.edges.sse.open import EventStreams
 from gateway.edges.sse.stream import EventStream
-from gateway.edges.websocket import PATH
 from gateway.edges.websocket_asgi import serve_websocket
+from gateway.edges.websocket_handshake import PATH
 from gateway.errors import Disconnect
 from gateway.publication import Position
 from gateway.rules.identity import Identity

@@ -14,7 +14,8 @@ from gateway.errors import StoreError, Unavailable
 from gateway.live.arrivals import ANNOUNCED_AT_ONCE, PUBLICATION_WORK
 from gateway.live.channel import NOTIFIED_AT_ONCE, Channel
 from gateway.live.fanout import BYTES_PER_WRITE, SLICE
-from gateway.live.hub import DROPPED_AT_ONCE, MENDED_AT_ONCE, PAGES_AT_ONCE, Hub
+from gateway.live.hub import DROPPED_AT_ONCE, PAGES_AT_ONCE, Hub
+from gateway.live.mending import MENDED_AT_ONCE
 from gateway.live.opening import WOKEN_AT_ONCE
 from gateway.live.subscription import State
 from gateway.publication import Position, Publication

@@ -13,7 +13,7 @@ from gateway.app import Gateway
 from gateway.config import Config
 from gateway.control.presence import Presence
 from gateway.errors import Unavailable
-from gateway.runtime.tasks import Tasks, to_its_end
+from gateway.runtime.tasks import Tasks, run_endlessly, to_its_end
 from gateway.store.connect import Address
 from gateway.store.layout import Layout
 
@@ -71,6 +71,17 @@ async def test_a_task_begun_while_another_is_cancelled_is_cancelled_too() -> Non
     async with asyncio.timeout(5):
         await tasks.cancel()
     assert not len(tasks) and ended[0] == 1
+
+
+async def test_a_part_of_the_gateway_that_ends_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """It was Task-17."""
+
+    async def upkeep() -> None:
+        raise Unavailable("it is lost")
+
+    await asyncio.wait([run_endlessly(upkeep(), "the gateway")])
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith("a part of the gateway ended that must not: ") and line.endswith("upkeep")
 
 
 async def test_an_error_of_work_whose_caller_was_cancelled_is_not_logged_as_one_that_nobody_saw(caplog: pytest.LogCaptureFixture) -> None:

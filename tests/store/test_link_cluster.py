@@ -38,7 +38,7 @@ class Reading:
         library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
         address = Address(url)
         self.commands = make_commands(address, functions=library)
-        self.link = Link(address, self.commands, self.layout.heartbeat("test"))
+        self.link = Link(address, self.commands, self.layout.own_channel("test"))
         self.history = History(self.commands, self.layout)
         self.hub = Hub(CONFIG, self.layout, self.history, self.link, self)
         self.link.add_listener(self)
@@ -116,7 +116,7 @@ def heartbeats_at(cluster: Cluster) -> list[int]:
 
 
 async def test_what_is_announced_by_each_shard_arrives_and_each_proves_itself(process: Reading, cluster: Cluster, prefix: str) -> None:
-    assert process.link.proven and process.link.own_proven and process.link.unproven == []
+    assert process.link.proven and process.link.own_proven and not process.link.doubts
     assert heartbeats_at(cluster) == [1, 1, 1]
     channels = channels_of(cluster, prefix, *cluster.primaries)
     subscriptions = await process.follow(*channels)
@@ -167,7 +167,7 @@ async def test_a_slot_that_moves_loses_its_own_channels_and_each_publication_com
     first, second, third = cluster.primaries
     moved, beside, bystander = channels_of(cluster, prefix, first, second, third)
     key = process.layout.channel(moved)
-    heartbeats = process.layout.heartbeat("test") + b":{0}"
+    heartbeats = process.layout.own_channel("test") + b":{0}"
     async with publishing(process, [moved, beside, bystander]) as subscriptions:
         move = cluster.moving(key, second)
         await asyncio.to_thread(move.begin)
@@ -183,7 +183,7 @@ async def test_a_slot_that_moves_loses_its_own_channels_and_each_publication_com
         await asyncio.to_thread(cluster.migrate, [(beating, beating)], elsewhere)
         await until(lambda: heartbeats_at(cluster) == [1, 1, 1], "the heartbeats have a slot of their shard again")
     assert set(process.lost) == {key} and process.link.losses == 0
-    await until(lambda: process.link.unproven == [], "each shard proves itself")
+    await until(lambda: not process.link.doubts, "each shard proves itself")
 
 
 async def test_a_shard_that_is_silent_or_dies_costs_its_own_channels_alone(
@@ -199,12 +199,12 @@ async def test_a_shard_that_is_silent_or_dies_costs_its_own_channels_alone(
     for number, (node, end, mend) in enumerate(((silent, cluster.pause, cluster.resume), (killed, cluster.kill, None))):
         end(node)
         await until(lambda at=keys[number]: at in process.lost, "the channel is lost")
-        await until(lambda: process.link.proven and len(process.link.unproven) == 1, "the others prove themselves")
+        await until(lambda: process.link.proven and len(process.link.doubts) == 1, "the others prove themselves")
         if mend is not None:
             mend(node)
         await until(lambda at=keys[number]: process.confirmed.count(at) == 2, "the channel is confirmed again")
     await asyncio.to_thread(cluster.wait_promoted, replica)
-    await until(lambda: process.link.unproven == [], "each shard proves itself")
+    await until(lambda: not process.link.doubts, "each shard proves itself")
     assert keys[2] not in process.lost and process.confirmed.count(keys[2]) == 1
     for channel in channels:
         await process.publish(channel, 1)

@@ -303,7 +303,7 @@ async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands
 
 
 async def test_the_link_brings_announcements_in_order(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
-    link = Link(Address(valkey_url), commands, layout.heartbeat("test"))
+    link = Link(Address(valkey_url), commands, layout.own_channel("test"))
     recorder = Recorder()
     link.add_listener(recorder)
     await link.start()
@@ -321,7 +321,7 @@ async def test_the_link_brings_announcements_in_order(history: History, commands
 
 @pytest.mark.one_server  # test_link_cluster.py has it for shards
 async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
-    link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
+    link = Link(Address(valkey_url), commands, layout.own_channel("cut"))
     recorder = Recorder()
     link.add_listener(recorder)
     link.add_up_listener(recorder)

@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Origin
 
 from ...edges.emulation import EVENTS
-from ...edges.websocket import PATH
+from ...edges.websocket_handshake import PATH
 from ...rules.protocol import PING
 from .place import Place
 

@@ -6,6 +6,7 @@ publishing  those that bring something in
 client_orders  those about clients, wherever they are
 outcomes   the results and errors of several calls
 requests   what the methods take
+unknown_fields  fields of a request that mean nothing, named in its answer
 results    what they answer
 openapi    the schema of all HTTP paths
 direct     publishing without the application

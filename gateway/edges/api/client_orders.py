@@ -9,7 +9,7 @@ import msgspec
 from ...control.messages import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
 from ...errors import BadRequest
 from ...session.node import Node
-from .publishing import json_of
+from .publishing import given_json
 from .requests import DisconnectRequest, Reason, RefreshRequest, RevokeRequest, SubscribeRequest, UnsubscribeRequest, Whom
 
 __all__ = ["disconnect", "refresh", "revoke", "subscribe", "unsubscribe"]
@@ -24,7 +24,7 @@ def _whom(request: Whom) -> dict[str, str]:
 async def subscribe(node: Node, request: SubscribeRequest) -> bytes:
     """Subscribes clients to a channel, whatever its rules say; the clients are notified."""
     node.rules(request.channel)
-    info, data = json_of(request.info, request.b64info), json_of(request.data, request.b64data)
+    info, data = given_json(request.info, request.b64info), given_json(request.data, request.b64data)
     since = request.recover_since.position if request.recover_since is not None else None
     message = Subscribing(
         **_whom(request),
@@ -59,7 +59,7 @@ async def disconnect(node: Node, request: DisconnectRequest) -> bytes:
 
 async def refresh(node: Node, request: RefreshRequest) -> bytes:
     """Moves the expiry of connections, or ends them as expired."""
-    info = msgspec.Raw(json_of(request.info) or b"null")
+    info = msgspec.Raw(given_json(request.info) or b"null")
     await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
     return b"{}"
 

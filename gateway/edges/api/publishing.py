@@ -17,7 +17,7 @@ from ...work.jobs import job_words
 from .outcomes import responses, together
 from .requests import BroadcastRequest, EnqueueRequest, NotifyRequest, PublishRequest
 
-__all__ = ["broadcast", "enqueue", "json_of", "notification_words", "notify", "placed", "publication_words", "publish"]
+__all__ = ["broadcast", "enqueue", "given_json", "notification_words", "notify", "placed", "publication_words", "publish"]
 
 
 async def publish(node: Node, request: PublishRequest) -> bytes:
@@ -45,7 +45,7 @@ async def broadcast(node: Node, request: BroadcastRequest) -> bytes:
 
 def publication_words(node: Node, request: PublishRequest | BroadcastRequest) -> list[Word]:
     """The words of a publication. Raises BadRequest."""
-    data = json_of(request.data, request.b64data)
+    data = given_json(request.data, request.b64data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
     options: PublishOptions = {}
@@ -69,7 +69,7 @@ def _tags(node: Node, given: dict[str, str] | None = None) -> bytes | None:
     return encode(tags) if tags else None
 
 
-def json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
+def given_json(raw: msgspec.Raw, b64: str = "") -> bytes:
     """The JSON that a request holds, in base64 or as it is; b"" if it holds neither."""
     try:
         data = (base64.b64decode(b64, validate=True) if b64 else b"") or bytes(raw)
@@ -91,7 +91,7 @@ async def notify(node: Node, request: NotifyRequest) -> bytes:
 
 def notification_words(node: Node, request: NotifyRequest) -> list[Word]:
     """The words of a notification. Raises BadRequest."""
-    data = json_of(request.data)
+    data = given_json(request.data)
     notification_id(data)
     return publish_words(data, idempotency_key=request.idempotency_key or None, tags=_tags(node))
 
@@ -111,7 +111,7 @@ async def enqueue(node: Node, request: EnqueueRequest) -> bytes:
     try:
         words = job_words(
             request.name,
-            msgspec.Raw(json_of(request.data) or b"null"),
+            msgspec.Raw(given_json(request.data) or b"null"),
             key=request.key or None,
             priority=request.priority,
             delay=request.delay,

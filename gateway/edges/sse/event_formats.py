@@ -7,14 +7,19 @@ a stream of several writes ids of its own, which hold the positions of all its c
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ...live.wire_formats import ChannelView
 from ...publication import Position, Publication
 from ...rules.json_text import encode, raw_object
+from ...rules.recovery import NEVER_WAS
 from ..outlets import chunk
 
-__all__ = ["CHUNKED", "PLAIN", "SEVERAL", "about", "event", "gap_event", "mark_of", "publication_event", "refusal", "retry", "several_ids"]
+__all__ = [
+    *("CHUNKED", "PLAIN", "SEVERAL", "Start", "about", "event", "gap_event", "mark_of", "opening_events", "publication_event"),
+    *("refusal", "retry", "several_ids"),
+]
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
@@ -80,6 +85,41 @@ class SeveralWire:
 
 
 CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
+
+
+class Start(NamedTuple):
+    """How a channel of a stream began. ``top`` is where catching up ends, ``number`` its place in ids."""
+
+    channel: str
+    recovered: bool
+    position: Position
+    gap: bool
+    top: int
+    number: int
+
+
+def opening_events(client: str, starts: Sequence[Start], marks: Sequence[bytes], *, ttl: int, ping: int) -> bytes:
+    """The event `connected` of the stream's ``client``, and a gap for each channel that could not be recovered.
+
+    ``ttl``: seconds until the stream ends, ``ping``: between its pings; 0 for a stream without. ``marks`` are those of all channels.
+    """
+    channels = b",".join(
+        b'%b:{"epoch":%b,"offset":%d,"recovered":%b}'
+        % (encode(start.channel), encode(start.position.epoch), start.position.offset, encode(start.recovered))
+        for start in starts
+    )
+    tops = b",".join(b"%b:%d" % (encode(start.channel), start.top) for start in starts if start.recovered)
+    times = (b',"ttl":%d' % ttl if ttl else b"") + (b',"ping":%d' % ping if ping else b"")
+    data = b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(client), channels, tops, times)
+    # Until its gap was sent, the mark of a lost channel is a position that never was: a line cut in between must not hide the gap.
+    gaps, sent = [start for start in starts if start.gap], list(marks)
+    for start in gaps:
+        sent[start.number] = mark_of(NEVER_WAS)
+    parts = [event("connected", data, several_ids(sent))]
+    for start in gaps:
+        sent[start.number] = mark_of(start.position)
+        parts.append(gap_event(start.channel, start.position, several_ids(sent)))
+    return b"".join(parts)
 
 
 def gap_event(channel: str, position: Position, id: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import NamedTuple
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
@@ -23,7 +24,7 @@ from ...rules.recovery import NEVER_WAS, provable
 from ...session.client_counts import BY_SSE
 from ...session.dispatch import PLACE_COMMANDS
 from ...session.node import Node
-from ..outlets import output_of, until_gone
+from ..outlets import Buffered, Direct, output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
 from .event_formats import refusal
 from .stream import EventStream
@@ -36,6 +37,28 @@ ID_BYTES = 4096
 LAST_MOST = 1000  # of ?last=
 
 _TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+class _Asked(NamedTuple):
+    """A request for a stream. ``tickets`` are its subscription tokens; it goes on after ``last_id``, or begins ``last`` publications back."""
+
+    names: list[str]
+    token: str
+    tickets: list[str]
+    last_id: str
+    last: int
+    pings: bool
+
+
+class _Mistake(Exception):
+    """A request that no later attempt can make good. ``code`` and ``channel`` are those that the event ``refused`` would have; 0 and "" for none."""
+
+    def __init__(self, status: int, text: str, code: int = 0, channel: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.code = code
+        self.channel = channel
 
 
 class EventStreams:
@@ -51,45 +74,17 @@ class EventStreams:
 
     async def _open(self, scope: Scope, send: Send) -> EventStream | None:
         """Answers, and begins the stream; None if the answer is a refusal. A stream holds nothing of its request."""
-        headers, origins = Headers(scope=scope), self._node.config.origins
-        query = QueryParams(scope["query_string"])
-        extra = cors_headers(headers.get("origin", ""), origins)
-        if scope["method"] != "GET":
-            await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
-            return None
-        if is_foreign(headers, self._node.config):
-            # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
-            await _plain(send, 403, refused_origin(headers.get("origin", "")), extra, PermissionDenied.code)
-            return None
+        headers = Headers(scope=scope)
+        extra = cors_headers(headers.get("origin", ""), self._node.config.origins)
         try:
-            token = token_of(headers, query, origins)
-        except PermissionDenied as error:
-            await _plain(send, 403, error.hint, extra, error.code)
-            return None
-        try:
-            names = self._names(query)
-            tokens = subscription_tokens_of(query, len(names))
-            last = min(number_of(query, "last", 0), LAST_MOST)
-            pings = number_of(query, "pings", 0) > 0
-        except _ChannelRefused as refused:
-            await _plain(send, 400, str(refused.error), extra, refused.error.code, refused.channel)
-            return None
-        except ClientError as error:
-            await _plain(send, 400, str(error), extra, error.code)
+            asked = self._read(scope["method"], headers, QueryParams(scope["query_string"]))
+        except _Mistake as mistake:
+            await _answer(send, mistake, extra)
             return None
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
-            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
-            identity = await self._node.authentication.identify(token)
-            self._node.admission.admit_request(identity.user, address)
-            grants = await self._grants(names, tokens, identity)
-            last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
-            starts = await self._starts(names, grants, identity, last_id, last)
-            await self._node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
-            if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
-                raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
-            return EventStream(self._node, output, identity, starts, grants, address, pings=pings, reaches_back=bool(last and not last_id))
+            return await self._begin(scope, asked, output)
         except _ChannelRefused as refused:
             await self._refuse(send, refused.error, refused.channel)
         except (ClientError, Disconnect) as error:
@@ -97,6 +92,43 @@ class EventStreams:
         except StoreError as error:
             await self._refuse(send, Internal.of(error))
         return None
+
+    def _read(self, method: str, headers: Headers, query: QueryParams) -> _Asked:
+        """What a request asks for. Raises _Mistake."""
+        config = self._node.config
+        if method != "GET":
+            raise _Mistake(405, "an event stream is opened with GET")
+        if is_foreign(headers, config):
+            # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
+            raise _Mistake(403, refused_origin(headers.get("origin", "")), PermissionDenied.code)
+        try:
+            token = token_of(headers, query, config.origins)
+        except PermissionDenied as error:
+            raise _Mistake(403, error.hint, error.code) from None
+        last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
+        try:
+            names = self._names(query)
+            tickets = subscription_tokens_of(query, len(names))
+            last = min(number_of(query, "last", 0), LAST_MOST)
+            return _Asked(names, token, tickets, last_id, last, number_of(query, "pings", 0) > 0)
+        except _ChannelRefused as refused:
+            raise _Mistake(400, str(refused.error), refused.error.code, refused.channel) from None
+        except ClientError as error:
+            raise _Mistake(400, str(error), error.code) from None
+
+    async def _begin(self, scope: Scope, asked: _Asked, output: Direct | Buffered) -> EventStream:
+        """Begins the stream. Raises _ChannelRefused, ClientError, Disconnect, StoreError."""
+        node, names = self._node, asked.names
+        address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
+        identity = await node.authentication.identify(asked.token)
+        node.admission.admit_request(identity.user, address)
+        grants = await self._grants(names, asked.tickets, identity)
+        starts = await self._starts(names, grants, identity, asked.last_id, asked.last)
+        await node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
+        if node.revocations.covers(identity) or any(map(node.revocations.covers, grants.values())):
+            raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
+        reaches_back = bool(asked.last and not asked.last_id)
+        return EventStream(node, output, identity, starts, grants, address, pings=asked.pings, reaches_back=reaches_back)
 
     async def _refuse(self, send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
         self._node.admission.counts.refused(BY_SSE, error.code)
@@ -188,10 +220,11 @@ class _ChannelRefused(Exception):
         self.channel = channel
 
 
-async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]], code: int = 0, channel: str = "") -> None:
-    """The answer to a mistake. ``code`` and ``channel`` are those that the event ``refused`` would have; 0 and "" for none."""
-    log.info("stream refused with status %d: %s", status, text)
-    body = encode({"error": text} | ({"code": code} if code else {}) | ({"channel": channel} if channel else {}))
+async def _answer(send: Send, mistake: _Mistake, headers: list[tuple[bytes, bytes]]) -> None:
+    log.info("stream refused with status %d: %s", mistake.status, mistake.text)
+    fields = {"error": mistake.text, "code": mistake.code, "channel": mistake.channel}
+    body = encode({name: value for name, value in fields.items() if value or name == "error"})
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
+    allowed = [(b"allow", b"GET")] if mistake.status == 405 else []
+    await send({"type": "http.response.start", "status": mistake.status, "headers": head + allowed})
     await send({"type": "http.response.body", "body": body})

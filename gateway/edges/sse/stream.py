@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
 
 from ...errors import Disconnect, Internal, StoreError
 from ...live.channel import Channel
@@ -22,16 +21,28 @@ from ...live.fanout import GONE
 from ...live.wire_formats import ChannelView
 from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
-from ...rules.json_text import encode
 from ...rules.permissions import overridden
-from ...rules.recovery import NEVER_WAS
 from ...session.client_counts import BY_SSE
 from ...session.client_subscription import client_info, seconds_left
-from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedClient, TimedSubscription
+from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, OF_MANY, TimedClient, TimedSubscription
 from ...session.node import Node, new_id
 from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
-from .event_formats import CHUNKED, PLAIN, SEVERAL, about, event, gap_event, mark_of, publication_event, refusal, retry, several_ids
+from .event_formats import (
+    CHUNKED,
+    PLAIN,
+    SEVERAL,
+    Start,
+    about,
+    event,
+    gap_event,
+    mark_of,
+    opening_events,
+    publication_event,
+    refusal,
+    retry,
+    several_ids,
+)
 
 __all__ = ["EventStream"]
 
@@ -107,17 +118,6 @@ class StreamSubscription(TimedSubscription):
 
     def fail(self, error: StoreError) -> None:
         self.stream.fail(error)
-
-
-class Start(NamedTuple):
-    """How a channel of a stream began, for ``connected``. ``top`` is where catching up ends, ``number`` its place in ids."""
-
-    channel: str
-    recovered: bool
-    position: Position
-    gap: bool
-    top: int
-    number: int
 
 
 class EventStream(TimedClient[StreamSubscription]):
@@ -211,7 +211,9 @@ class EventStream(TimedClient[StreamSubscription]):
     def _open(self) -> None:
         starts, self._starts = self._starts or [], None
         self._watch_expiry()
-        self._write_text(retry() + self._opening(starts))
+        end, _ = self._first_end()
+        ttl, ping = seconds_left(end) if end < NEVER else 0, max(1, round(self.node.config.ping_seconds)) if self.pings else 0
+        self._write_text(retry() + opening_events(self.client, starts, self._marks, ttl=ttl, ping=ping))
         if self.state is CLOSED:  # by that write, of which the socket became full
             return
         self._record("connected")
@@ -222,29 +224,6 @@ class EventStream(TimedClient[StreamSubscription]):
         self.log_start()
         for subscription in self.subscriptions:
             self.node.hub.client_connected(subscription)
-
-    def _opening(self, starts: list[Start]) -> bytes:
-        """The event `connected`, and a gap for each channel that could not be recovered."""
-        channels = b",".join(
-            b'%b:{"epoch":%b,"offset":%d,"recovered":%b}'
-            % (encode(start.channel), encode(start.position.epoch), start.position.offset, encode(start.recovered))
-            for start in starts
-        )
-        # Until its gap was sent, the mark of a lost channel is a position that never was: a line cut in between must not hide the gap.
-        gaps = [start for start in starts if start.gap]
-        marks = list(self._marks)
-        for start in gaps:
-            marks[start.number] = mark_of(NEVER_WAS)
-        tops = b",".join(b"%b:%d" % (encode(start.channel), start.top) for start in starts if start.recovered)
-        end, _ = self._first_end()
-        ttl = b',"ttl":%d' % seconds_left(end) if end < NEVER else b""
-        ping = b',"ping":%d' % max(1, round(self.node.config.ping_seconds)) if self.pings else b""
-        data = b'{"client":%b,"channels":{%b},"tops":{%b}%b%b}' % (encode(self.client), channels, tops, ttl, ping)
-        parts = [event("connected", data, several_ids(marks))]
-        for start in gaps:
-            marks[start.number] = mark_of(start.position)
-            parts.append(gap_event(start.channel, start.position, several_ids(marks)))
-        return b"".join(parts)
 
     def gap(self, subscription: StreamSubscription) -> None:
         position = subscription.channel.position
@@ -396,7 +375,7 @@ class EventStream(TimedClient[StreamSubscription]):
         """Ends the stream; its client was sent all that it is to learn. ``abort``: what the client has not taken yet is lost."""
         if self.state is CLOSED:
             return
-        log.log(logging.DEBUG if disconnect.code in (3000, 3001, 3010) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
+        log.log(logging.DEBUG if disconnect.code in OF_MANY else logging.INFO, "stream %s closed: %s", self.client, disconnect)
         known = self.connected
         self.count_end(disconnect.code)
         self.move(CLOSED)
