@@ -7,21 +7,27 @@
   ends the connection, so that the next one looks for the address again.
 - A proxy before the server is silent. To TCP it is alive, and the driver waits for an answer as long as none comes, also to close the connection. That
   is cut after END_SECONDS, and a relay's connection as ``relay_program`` says. An application's statement takes as long as it takes,
-  unless its URL says ``?command_timeout=60``, which is asyncpg's.
+  unless its URL says ``?command_timeout=60``, which is asyncpg's, and psycopg has here too.
 - The process was forked: the connection is the other process's.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
+import time
+from collections.abc import Generator
+from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
+
+from gateway.errors import ConfigurationError
 
 __all__ = ["OF_LIBPQ", "connecting", "cut", "is_of_standby", "replace_lost", "sqlstate_of"]
 
@@ -31,6 +37,7 @@ CONNECT_SECONDS = 15
 END_SECONDS = 2.0  # in which a server that is alive ends a connection that is closed
 
 READ_ONLY = "25006"  # PostgreSQL, appendix A
+_BOUND = "command_timeout"  # seconds
 _PROCESS, _IS_NEW = "gateway_process", "gateway_is_new"  # in a connection's record
 
 _SOCKET_OPTIONS = {
@@ -56,8 +63,11 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
     """The URL and the other arguments for the driver of a PostgreSQL; what the URL has itself stays.
 
-    What libpq, and so psycopg, takes in a URL, asyncpg takes in a URL alone, not as arguments, which SQLAlchemy makes of it.
+    What libpq, and so psycopg, takes in a URL, asyncpg takes in a URL alone, not as arguments, which SQLAlchemy makes of it. Raises
+    ConfigurationError for a bound of statements that is no time.
     """
+    if _BOUND in url.query:
+        _checked_seconds(url.query[_BOUND])
     arguments = {name: value for name, value in _ARGUMENTS.get(url.get_driver_name(), {}).items() if name not in url.query}
     if url.get_driver_name() == "asyncpg" and (own := {name: url.query[name] for name in OF_LIBPQ if name in url.query}):
         arguments["dsn"] = f"postgresql://?{urlencode(own)}"
@@ -65,8 +75,23 @@ def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
     return url, arguments
 
 
+def _checked_seconds(given: Any) -> float:
+    try:
+        if 0 < (seconds := float(given)) < math.inf:
+            return seconds
+    except (TypeError, ValueError):  # it is written twice, or no number
+        given = repr(given)
+    raise ConfigurationError(f"database_url: {_BOUND} is a number of seconds above 0, not {given}")
+
+
 def replace_lost(engine: Engine) -> None:
     """From now on a connection of this engine that was lost is replaced as it is taken from the pool."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        if dialect.driver != "psycopg" or _BOUND not in options:
+            return None  # SQLAlchemy connects
+        return _bounded(dialect.dbapi.Connection, _checked_seconds(options.pop(_BOUND))).connect(*arguments, **options)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
@@ -88,6 +113,30 @@ def replace_lost(engine: Engine) -> None:
             raise DisconnectionError("the connection belongs to the process that forked this one")
         if engine.dialect.name == "postgresql" and _is_lost(connection):
             raise DisconnectionError("the connection was lost while nobody used it")
+
+
+@cache
+def _bounded(connection: Any, seconds: float) -> Any:
+    """The class of connections of psycopg that give up where an answer takes longer."""
+
+    class Bounded(connection):  # type: ignore[misc]
+        def wait(self, work: Any, *how: Any, **named: Any) -> Any:
+            return super().wait(self._until(work, time.monotonic() + seconds), *how, **named)
+
+        def _until(self, work: Any, end: float) -> Generator[Any, Any, Any]:
+            """``work``, which psycopg resumes with what the socket is ready for, and ten times a second with nothing."""
+            try:
+                wanted = next(work)
+                while True:
+                    ready = yield wanted
+                    if time.monotonic() >= end:
+                        self.close()
+                        raise self.OperationalError(f"no answer came within {seconds:g} s")
+                    wanted = work.send(ready)
+            except StopIteration as done:
+                return done.value
+
+    return Bounded
 
 
 def cut(driver: Any) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from gateway.runtime.backoff import retrying
 from gateway.store.history import History
-from gateway.store.outbox_report import EVERY_SECONDS, OutboxReport, report_outbox
+from gateway.store.outbox_report import EVERY_SECONDS, report_outbox
 
 from .database import Database, reason_of
 from .migrator import identity
@@ -46,6 +46,5 @@ class OutboxReporter:
         async with self._database.reading() as connection:
             rows = (await connection.execute(_rows)).scalar_one()
             oldest = (await connection.execute(_oldest)).scalar()
-        now = time.time()
-        age = max(0.0, now - oldest / 1000) if oldest is not None else 0.0
-        await report_outbox(self._history.commands, self._history.layout, name, OutboxReport(rows, age, now))
+        age = max(0.0, time.time() - oldest / 1000) if oldest is not None else 0.0
+        await report_outbox(self._history.commands, self._history.layout, name, rows, age)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..session.node import Node
 from ..store.access import shard_fault
 from ..store.outbox_report import outbox_reports_by_database
 from ..store.reader_report import ReaderReport, read_reader_reports
+from ..store.valkey_clock import valkey_time
 from .caller import Caller, Empty, read_method
 
 __all__ = ["METHODS", "ReaderRow", "groups_of", "reader_row"]
@@ -142,10 +142,11 @@ async def _pending(node: Node, stream: bytes, group: str) -> int:
 
 async def _instances(node: Node, group: str) -> int | None:
     """None where the shard that knows them is away."""
-    key, now = node.history.layout.readers(group), int(time.time() * 1000)
-    if shard_fault(node.history.commands, key):
+    key, commands = node.history.layout.readers(group), node.history.commands
+    if shard_fault(commands, key):
         return None
-    return int(await node.history.commands.call(b"ZCOUNT", key, now, b"+inf", repeatable=True))
+    now = await valkey_time(commands, key)  # by which leases end
+    return int(await commands.call(b"ZCOUNT", key, int(now * 1000), b"+inf", repeatable=True))
 
 
 async def groups_of(node: Node, channel: str) -> list[str]:

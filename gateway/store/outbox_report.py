@@ -7,12 +7,12 @@ EXPIRES_SECONDS after the last report of any relay; a report that is older is ig
 from __future__ import annotations
 
 import logging
-import time
 
 import msgspec
 
 from .access import Commands
 from .layout import Layout
+from .valkey_clock import valkey_time
 
 __all__ = ["EVERY_SECONDS", "OutboxReport", "outbox_reports_by_database", "read_outbox_reports", "report_outbox"]
 
@@ -20,19 +20,21 @@ log = logging.getLogger("gateway.store")
 
 EVERY_SECONDS = 5.0  # between two reports of a relay
 EXPIRES_SECONDS = 30
-OLD_SECONDS = 60.0  # for a clock that differs from the relay's
+OLD_SECONDS = 60.0
 
 
 class OutboxReport(msgspec.Struct):
-    """``rows`` wait to be published, the oldest since ``oldest_seconds``; ``at`` is when they were counted, in unix seconds."""
+    """``rows`` wait to be published, the oldest since ``oldest_seconds``; ``at`` is when they were counted, in unix seconds, by Valkey's
+    clock: a relay and a gateway on different machines may have different ones."""
 
     rows: int
     oldest_seconds: float
     at: float
 
 
-async def report_outbox(commands: Commands, layout: Layout, database: str, report: OutboxReport) -> None:
-    """Raises StoreError."""
+async def report_outbox(commands: Commands, layout: Layout, database: str, rows: int, oldest_seconds: float) -> None:
+    """Reports what was counted now. Raises StoreError."""
+    report = OutboxReport(rows, oldest_seconds, await valkey_time(commands, layout.outbox))
     await commands.call(b"HSET", layout.outbox, database, msgspec.json.encode(report), repeatable=True)
     await commands.call(b"EXPIRE", layout.outbox, EXPIRES_SECONDS, repeatable=True)
 
@@ -47,7 +49,10 @@ async def outbox_reports_by_database(commands: Commands, layout: Layout) -> dict
     answer = await commands.call(b"HGETALL", layout.outbox, repeatable=True)
     pairs = zip(answer[::2], answer[1::2], strict=True)
     reports = {name.decode(errors="replace"): report for name, text in pairs if (report := _read(text, layout)) is not None}
-    return {name: report for name, report in reports.items() if report.at > time.time() - OLD_SECONDS}
+    if not reports:
+        return {}
+    oldest = await valkey_time(commands, layout.outbox) - OLD_SECONDS
+    return {name: report for name, report in reports.items() if report.at > oldest}
 
 
 def _read(text: bytes, layout: Layout) -> OutboxReport | None:

@@ -1,6 +1,6 @@
 """Which groups of durable readers there are, so that gateways, which read nothing by group, can show them.
 
-The hash ``gw:readers`` has a field for each group: its name → a ``ReaderReport`` in JSON, written when an instance connects, and each day while
+The hash ``gw:readers`` has a field for each group: its name → a ``ReaderReport`` in JSON, written when an instance connects, and each minute while
 it runs. The hash expires EXPIRES_SECONDS after the last report of any group.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
+from heapq import nsmallest
 
 import msgspec
 
@@ -34,7 +35,7 @@ class ReaderReport(msgspec.Struct):
 
 async def report_reader(commands: Commands, layout: Layout, group: str, namespace: str, channels: Collection[str]) -> None:
     """A refusal of Valkey leaves the group out of what gateways show; a reader works without. It is logged."""
-    report = ReaderReport(namespace, sorted(channels)[:CHANNELS_MOST], time.time())
+    report = ReaderReport(namespace, nsmallest(CHANNELS_MOST, channels), time.time())
     try:
         await commands.call(b"HSET", layout.reader_groups, group, msgspec.json.encode(report), repeatable=True)
         await commands.call(b"EXPIRE", layout.reader_groups, EXPIRES_SECONDS, repeatable=True)

@@ -21,7 +21,7 @@ __all__ = ["Following"]
 log = logging.getLogger("gateway.reader")
 
 PAGE = 1000  # names of one read of the index
-REPORT_SECONDS = 86400.0
+REPORT_SECONDS = 60.0  # after which Valkey may have lost the report; it expires, too
 
 
 class Following:
@@ -47,17 +47,16 @@ class Following:
         return blake2b("\n".join(words).encode(), digest_size=4).hexdigest()
 
     async def begin(self, commands: Commands, group: str) -> None:
-        """Reports what ``group`` follows, now and each day, and reads the index if that is a namespace. Raises StoreError."""
+        """Reports what ``group`` follows, now and each minute, and reads the index if that is a namespace. Raises StoreError."""
         await self._report(commands, group)
         if self.namespace:
             await self.load(commands)
-        self._tasks.spawn(self._report_daily(commands, group))
+        self._tasks.spawn(self._report_again(commands, group))
 
     async def _report(self, commands: Commands, group: str) -> None:
         await report_reader(commands, self._layout, group, self.namespace, [] if self.namespace else self.names)
 
-    async def _report_daily(self, commands: Commands, group: str) -> None:
-        """The report expires, and an instance may run for longer."""
+    async def _report_again(self, commands: Commands, group: str) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             await self._report(commands, group)

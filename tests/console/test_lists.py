@@ -6,17 +6,21 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from valkey import Valkey
 
+from gateway.config import Config
+from gateway.console.readers import _instances
 from gateway.work import SyncQueue
 
 from ..kit.channels import new_user
 from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import RULES, Pair, RunningGateway, Start
 from ..kit.operators import READ_KEY, WITH_CONSOLE, Operator, log_in
+from ..kit.valkeys import opened_history
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -252,6 +256,17 @@ async def test_outboxes_are_those_whose_relays_reported(operator: Operator, stor
     report = {"rows": 3, "oldest_seconds": 1.5, "at": now}
     store.hset(f"{gateway.prefix}:outbox", mapping={"shop": json.dumps(report), "old": json.dumps({**report, "at": 1}), "odd": "?"})
     assert (await call(operator, "outbox"))["databases"] == [{"name": "shop", **report}]
+
+
+async def test_instances_of_a_reader_are_counted_by_valkeys_clock(
+    valkey_url: str, prefix: str, store: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine whose clock is an hour ahead, a group that reads had none."""
+    store.zadd(f"{prefix}:readers:{{g}}", {"instance": (store.time()[0] + 10) * 1000})
+    now = time.time
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        assert await _instances(cast(Any, SimpleNamespace(history=history)), "g") == 1
 
 
 async def test_what_another_program_wrote_about_readers_is_left_out(operator: Operator, store: Valkey, gateway: RunningGateway) -> None:

@@ -11,6 +11,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from importlib.metadata import files
@@ -247,34 +248,50 @@ PUSHED = """
 from types import SimpleNamespace
 
 class WebPushException(Exception):
-    response = SimpleNamespace(status_code=410)
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
 
 def webpush(subscription, data, **_):
-    if "over" in subscription["endpoint"]:
-        raise WebPushException("410 Gone")
-    if "broken" in subscription["endpoint"]:
-        raise OSError("no answer")
     with open("pushed", "a") as pushed:
         pushed.write(" ".join([subscription["of"], subscription["endpoint"], data]) + "\\n")
+    if "over" in subscription["endpoint"]:
+        raise WebPushException(410)
+    if "refused" in subscription["endpoint"]:
+        raise WebPushException(403)
+    if "broken" in subscription["endpoint"]:
+        raise OSError("no answer")
 """
 
 
 async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(desk: Desk, gateway: RunningGateway) -> None:
+    """A device that had the notification got it again with each attempt for another one, and a long one was refused by push services."""
     desk.write("pywebpush.py", PUSHED)
-    endpoints = ["https://fcm.googleapis.com/over", "https://fcm.googleapis.com/broken", "https://web.push.apple.com/1", *FOREIGN_ENDPOINTS]
-    found = f'return [{{"endpoint": each, "of": "phone of " + user}} for each in {endpoints!r}]'
+    over, refused, broken, fine = (f"https://fcm.googleapis.com/{each}" for each in ("over", "refused", "broken", "fine"))
+    found = f'return [{{"endpoint": each, "of": "phone of " + user}} for each in {[over, refused, broken, fine, *FOREIGN_ENDPOINTS]!r}]'
     forgotten = 'open("forgotten", "a").write(subscription["endpoint"])'
     desk.write("away.py", code("away", "python").replace("return []", found).replace("-> None: ...", f"-> None: {forgotten}"))
     worker = desk.start(code("away", "console"), "is ready")
-    notify = "import asyncio, away; asyncio.run(away.notify({user!r}, {{'id': {user!r}, 'text': 'Hello'}}, 0.1))"
+    notify = "import asyncio, away; asyncio.run(away.notify({user!r}, {{'id': {user!r}, 'text': {text!r}}}, 0.1))"
+    pushed = desk.folder / "pushed"
+
+    def times() -> Counter[str]:
+        return Counter(line.split()[3] for line in pushed.read_text().splitlines()) if pushed.exists() else Counter()
+
     async with client(gateway, "u8"):
-        desk.run(f'python -c "{notify.format(user="u8")}"')
-        desk.run(f'python -c "{notify.format(user="u7")}"')
-        pushed = desk.folder / "pushed"
-        wait_until(lambda: pushed.exists() and pushed.read_text(), "the user who is away gets a push")
-    assert pushed.read_text().startswith("phone of u7 ") and notified(gateway, "u8") == ["Hello"]
-    assert {line.split()[3] for line in pushed.read_text().splitlines()} == {"https://web.push.apple.com/1"}
-    assert "Traceback" not in worker.read_text() and "fcm.googleapis.com/over" in (desk.folder / "forgotten").read_text()
+        desk.run(f'python -c "{notify.format(user="u8", text="Hello")}"')
+        desk.run(f'python -c "{notify.format(user="u7", text=5000 * "é")}"')
+        wait_until(
+            lambda: times()[broken] > 1 and len(times()) == 4, "the user who is away gets a push, and a device that failed is tried again"
+        )
+    assert {**times(), broken: 0} == {over: 1, refused: 1, broken: 0, fine: 1}
+    assert max(map(len, pushed.read_text().splitlines())) < 4000 and notified(gateway, "u8") == ["Hello"]
+    assert "phone of u8" not in pushed.read_text() and (desk.folder / "forgotten").read_text() == over
+    wait_until(
+        lambda: "('away.device') is a dead letter after attempt 1: status 403" in worker.read_text(),
+        "what is refused for good is a dead letter",
+    )
+    assert "Traceback" not in worker.read_text()
 
 
 def test_a_user_who_is_away_gets_a_mail(desk: Desk, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:

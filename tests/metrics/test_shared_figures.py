@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +105,16 @@ async def test_a_relay_reports_its_outbox(database: Database, valkey_url: str, p
     assert waiting.value("gateway_outbox_rows") >= 1
     assert 0.01 <= waiting.value("gateway_outbox_oldest_seconds") < 60
     assert (done.value("gateway_outbox_rows"), done.value("gateway_outbox_oldest_seconds")) == (0, 0)
+
+
+async def test_the_outbox_of_a_relay_whose_clock_is_hours_behind_is_there(
+    database: Database, valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reports seemed old, so that nobody was alerted of a backlog."""
+    monkeypatch.setattr("publishers.outbox_reporting.time", SimpleNamespace(time=lambda: time.time() - 7200))
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        await OutboxReporter(database, history).report()
+        assert (await read(history)).value("gateway_outbox_databases") == 1
 
 
 async def test_what_valkey_refuses_is_left_out_and_named(valkey_url: str, prefix: str, store: valkey.Valkey) -> None:

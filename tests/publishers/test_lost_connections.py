@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import ConfigurationError
 from publishers import database as database_module
@@ -155,6 +155,41 @@ async def test_a_relay_outlasts_a_proxy_that_is_silent(
             running.cancel()
         await asyncio.wait([running])
         assert running.cancelled()
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("way", [ASK, ANSWER])
+async def test_a_plain_program_may_bound_how_long_it_waits_for_a_proxy_that_is_silent(over_tcp: str, proxy: Proxy, way: str) -> None:
+    """psycopg waited for ever, and so did the thread and the request that it served."""
+    url = make_url(over_tcp).update_query_dict({"command_timeout": "0.3"}).render_as_string(hide_password=False)
+    with SyncDatabase(url, pool=1) as plain:
+
+        def publish() -> None:
+            with plain.transaction() as transaction:
+                transaction.publish("posts:a", 1)
+
+        await asyncio.to_thread(publish)
+        with proxy.silenced(way), pytest.raises(OperationalError, match=r"no answer came within 0\.3 s"):
+            await asyncio.to_thread(publish)
+        await asyncio.to_thread(publish)
+
+
+@ON_POSTGRESQL
+async def test_a_statement_that_takes_longer_than_its_url_allows_fails_with_either_driver(migrated_url: str) -> None:
+    url = make_url(migrated_url).update_query_dict({"command_timeout": "0.2"}).render_as_string(hide_password=False)
+    long = text("SELECT pg_sleep(60)")
+    with SyncDatabase(url) as plain, plain.reading() as connection, pytest.raises(OperationalError):
+        connection.execute(long)
+    async with Database(url) as bounded, bounded.reading() as reading:
+        with pytest.raises(TimeoutError):
+            await reading.execute(long)
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "inf", "-1"])
+@pytest.mark.parametrize("kind", [Database, SyncDatabase])
+def test_a_bound_of_statements_that_is_no_time_is_a_sentence(kind: Callable[[str], Any], seconds: str) -> None:
+    with pytest.raises(ConfigurationError, match="command_timeout is a number of seconds"):
+        kind(f"postgresql://u@127.0.0.1:1/name?command_timeout={seconds}")
 
 
 async def is_equal(ask: Callable[[], Awaitable[Any]], wanted: Any) -> bool:

@@ -19,7 +19,7 @@ from gateway.runtime.tasks import end
 from gateway.store.history import History
 from gateway.store.layout import publish_words
 from gateway.store.untrusted import Faults
-from gateway.work import Delivery, Gap, Reader
+from gateway.work import Delivery, Gap, Reader, following
 from gateway.work.membership import Membership
 from gateway.work.reader_calls import ReaderCalls
 from gateway.work.sharing import Shares
@@ -483,7 +483,8 @@ async def test_a_valkey_that_came_back_older_is_a_gap_and_nothing_new_is_skipped
 async def test_a_reader_that_runs_for_long_is_reported_again(
     reader: Open, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report expires after a month: gateways would not show a reader that runs, nor what waits for it."""
+    """The report expires after a month, and goes with a Valkey that comes back empty: gateways would not show a reader that runs, nor what waits for it."""
+    assert following.REPORT_SECONDS <= 60, "it was missing for up to a day"
     monkeypatch.setattr("gateway.work.following.REPORT_SECONDS", 0.01)
     async with reader("kept:1"):
         assert store.delete(f"{prefix}:readers") == 1
