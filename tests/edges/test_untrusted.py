@@ -96,8 +96,8 @@ async def test_what_was_ignored_is_logged_once_for_its_channel(
         store.xadd(key(gateway, channel, "stream"), {"data": number, "tags": "\n"}, id=f"{number}-1700000000000")
     store.hset(key(gateway, channel, "meta"), mapping={"offset": 3, "ms": 1700000000000})
     assert len(gateway.api("history", channel=channel, limit=9)["result"]["publications"]) == 3
-    await log.says(channel, "tags", "left out")
-    assert log.text.count("left out") == 1
+    await log.says(channel, "tags", "ignored faulty data")
+    assert log.text.count("ignored faulty data") == 1
 
 
 # Presence and keys of another type.

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.errors import StoreError
 from gateway.live.channel import Announced, Channel
-from gateway.live.hub import MENDED_AT_ONCE, Hub
+from gateway.live.hub import Hub
+from gateway.live.mending import MENDED_AT_ONCE
 from gateway.publication import Publication
 
 from ..kit.model import Recorder
