@@ -85,8 +85,9 @@ def _notification(user: str, notification: Mapping[str, Any], key: str | None, t
 class Publisher:
     """Publishes over one pipelined connection; any number of ``publish`` may wait at once, and arrive in order.
 
-    Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir`` (default: the user's). The rules
-    of the channels are those of the gateways that use the same Valkey, under the same ``prefix``. ``patience`` is for how many seconds a publish waits for
+    Without ``url`` it takes GATEWAY_VALKEY_URL of the environment, else it finds the embedded server of the gateway that runs on
+    ``data_dir`` (default: GATEWAY_DATA_DIR, else the user's). The rules of the channels are those of the gateways that use the same Valkey, under the same ``prefix``,
+    which is no matter of the environment. ``patience`` is for how many seconds a publish waits for
     a Valkey that is away; 10 are enough for a failover of Sentinels with ``down-after-milliseconds 5000``, since nothing else waits with it.
     ``trace``: each publication has the tag ``traceparent``, that of the OpenTelemetry span in which it is published, where there is one.
     """

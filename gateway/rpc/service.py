@@ -72,7 +72,8 @@ class Service:
     """``concurrency`` is how many requests one instance works on at once; further ones wait in Valkey for any instance.
     ``threads`` is how many plain functions run at once.
 
-    ``prefix`` and ``data_dir`` are those of the gateway's configuration. Raises ConfigurationError for a URL that is none once it runs.
+    ``prefix`` and ``data_dir`` are those of the gateway's configuration; without ``url`` its Valkey is found as by
+    ``gateway.work.Queue``. Raises ConfigurationError for a URL that is none once it runs.
     """
 
     def __init__(

@@ -59,8 +59,9 @@ class EnqueuedJob:
 class Queue:
     """A producer of jobs. It connects when it is first used; ``close`` it, or use it as a context manager.
 
-    Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir`` (default: the user's). ``patience`` is for how many
-    seconds an enqueue waits for Valkey. ``limit``: how many jobs a queue may hold, dead letters included (default: 1,000,000).
+    Without ``url`` it takes GATEWAY_VALKEY_URL of the environment, else it finds the embedded server of the gateway that runs on
+    ``data_dir`` (default: GATEWAY_DATA_DIR, else the user's). ``patience`` is for how many seconds an enqueue waits for Valkey. ``limit``: how many jobs a queue
+    may hold, dead letters included (default: 1,000,000).
     """
 
     def __init__(
