@@ -27,7 +27,7 @@ def channel_fault(name: str) -> str:
     if len(name) > MAX_CHANNEL_LENGTH:
         return f"the channel's name is longer than {MAX_CHANNEL_LENGTH} characters"
     if _FORBIDDEN.search(name):
-        return "the channel's name holds a brace or a control character"
+        return "the channel's name holds a brace, a control character or half a surrogate pair"
     return ""
 
 

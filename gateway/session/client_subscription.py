@@ -77,12 +77,12 @@ class ClientSubscription(TimedSubscription):
     ``asked`` is the id of the subscribe command that waits for its reply, ``unsubscribe_id`` that of an unsubscribe that came
     before this reply; 0 for none. ``grant`` is what its own token allows. ``since`` and ``delta`` are what the client asks
     for: it recovers where the rules let it; it gets deltas where the rules allow them and it has no filter. ``rejects``: it
-    would rather be refused than begin with a gap. ``wants_joins_and_leaves``: it asks for joins and leaves. ``present``: it is in presence.
+    would rather be refused than begin with a gap. ``wants_moves``: it asks for joins and leaves. ``present``: it is in presence.
     """
 
     __slots__ = (
         *("asked", "grant", "override", "present", "rejects", "rules", "server_side", "session"),
-        *("unsubscribe_id", "wants_joins_and_leaves"),
+        *("unsubscribe_id", "wants_moves"),
     )
 
     def __init__(
@@ -113,7 +113,7 @@ class ClientSubscription(TimedSubscription):
         self.asked = asked
         self.unsubscribe_id = 0
         self.rejects = False
-        self.wants_joins_and_leaves = False
+        self.wants_moves = False
         self.present = False
         self.grant = grant
 
@@ -194,7 +194,7 @@ class ClientSubscription(TimedSubscription):
         self.session.node.events.subscribed(self.session.identity, self.session.client, self)
         self.present = rules.presence or rules.announces
         self.show()
-        if self._gets_joins_and_leaves:
+        if self._gets_moves:
             self.channel.observe_joins_and_leaves(self)
 
     def show(self) -> None:
@@ -209,12 +209,12 @@ class ClientSubscription(TimedSubscription):
             self.show()
 
     @property
-    def _gets_joins_and_leaves(self) -> bool:
+    def _gets_moves(self) -> bool:
         """Whether joins and leaves are sent to it."""
         if self.override is not None and self.override.force_push_join_leave is not None:
             return self.override.force_push_join_leave
         how = self.channel.rules.join_leave
-        return how == "all" or (how == "asked" and self.wants_joins_and_leaves)
+        return how == "all" or (how == "asked" and self.wants_moves)
 
     @property
     def info(self) -> bytes:

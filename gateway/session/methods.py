@@ -148,7 +148,7 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     delta = request.delta == "fossil"
     subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter, delta=delta)
     subscription.rejects = bool((request.flag or 0) & 2)
-    subscription.wants_joins_and_leaves = bool(request.join_leave)
+    subscription.wants_moves = bool(request.join_leave)
     session.follow(subscription)
 
 

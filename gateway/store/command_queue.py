@@ -4,10 +4,10 @@
                   ▲                   │
                   └──released── refused: not carried out, or lost with the connection and to be repeated
 
-All that is ``refused`` is older than what is ``written``, which is older than what is ``waiting``; ``alone``, which is written too, is the oldest of all.
+All that is ``refused`` is older than what is ``written``, which is older than what is ``waiting``. But for ``alone``, the oldest of all.
 
 What was written when Valkey refused a command may be carried out, where the cause is over in between. A guarded command to the same channel that was
-refused is *overtaken* then: it fails, since it would be carried out after a newer one. A job is not: its producer counts its jobs, and Valkey takes one that is late.
+refused is *overtaken* then: it fails, since it would be carried out after a newer one. Jobs are told apart by numbers of their producers, and wait.
 """
 
 from __future__ import annotations

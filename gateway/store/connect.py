@@ -10,7 +10,6 @@ Many calls of valkey-py carry no types. They are wrapped here, once, and typed f
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -25,6 +24,7 @@ from valkey.retry import Retry
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .not_permitted import not_permitted
 from .tls_options import explained, tls_options
+from .valkey_url import canonical_url, check_url, hosts_of, sentinel_parts, shown_url, without_quotation
 from .wrong_kind import A_SENTINEL, with_remedy
 
 __all__ = ["CONNECT_SECONDS", "Address", "NotThePrimary", "Server", "close_connection", "open_connection"]
@@ -40,14 +40,6 @@ _OPTIONS: dict[str, Any] = {
     "lib_name": None,
     "lib_version": None,
 }
-
-_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster")
-# The options of a URL beside those of TLS. Others of valkey-py change what it reads (protocol, decode_responses), or make it raise.
-_OPTIONS_FOR_PEOPLE = ("db", "username", "password")
-_OPTIONS_OF_SOCKETS = (
-    *("client_name", "health_check_interval", "max_connections", "retry_on_timeout"),
-    *("socket_connect_timeout", "socket_keepalive", "socket_timeout"),
-)
 
 
 class Server(NamedTuple):
@@ -118,23 +110,17 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = re.sub(r"^redis(s?)(?=[:+])", r"valkey\1", url).replace("valkey+unix://", "unix://")
-        scheme = self.url.partition("://")[0]
-        if scheme not in _SCHEMES:
-            schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-            raise ConfigurationError(f"valkey_url: {str(self)!r} does not begin with one of {schemes}")
+        self.url = canonical_url(url)
         self._sentinel: Sentinel | None = None
         self._service = ""
         self.in_cluster = False  # it is a node of a cluster, which holds a part of the slots
         self.has_answered = False  # a server there answered once, as this address says that it speaks
         self.seeds: list[Address] = []
         try:
-            if _hides_login(self.url):
-                raise ConfigurationError(f"valkey_url: the login in {str(self)!r} does not end before the host; {_ENCODE}")
-            _check_parts(self.url)
-            self._pool = self._make_pool(scheme)
+            check_url(self.url)
+            self._pool = self._make_pool(self.url.partition("://")[0])
         except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
+            raise ConfigurationError(f"valkey_url: {without_quotation(error)}") from None
 
     def _make_pool(self, scheme: str) -> _Pool:
         options = _OPTIONS | tls_options(self.url) | {"client_name": "gateway"}
@@ -145,7 +131,7 @@ class Address:
         if scheme.endswith("+cluster"):
             if urlsplit(self.url).path.strip("/") not in ("", "0"):
                 raise ConfigurationError("valkey_url: a cluster has no databases; end the address with the last host")
-            self.seeds = [self.node(host, port) for host, port in _hosts(self.url, 6379)]
+            self.seeds = [self.node(host, port) for host, port in hosts_of(self.url, 6379)]
             return self.seeds[0]._pool
         return cast(_Pool, ConnectionPool.from_url(self.url, **options))
 
@@ -156,7 +142,7 @@ class Address:
     @property
     def place(self) -> tuple[str, int]:
         """Host and port of an address that has one of each, such as a node's."""
-        ((host, port),) = _hosts(self.url, 6379)
+        ((host, port),) = hosts_of(self.url, 6379)
         return host, port
 
     def node(self, host: str, port: int) -> Address:
@@ -218,85 +204,15 @@ class Address:
                 await client.connection_pool.disconnect()
 
     def __str__(self) -> str:
-        return _shown(self.url)
-
-
-def _check_parts(url: str) -> None:
-    """Raises ConfigurationError for an option that there is not, and for a path that is no database: valkey-py would take the first one, 0."""
-    parts = urlsplit(url)
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in (*_OPTIONS_FOR_PEOPLE, *_OPTIONS_OF_SOCKETS) and not name.startswith("ssl_"):
-            raise ConfigurationError(f"valkey_url: there is no option {name}; there are {', '.join(_OPTIONS_FOR_PEOPLE)}, and those of TLS")
-    if parts.scheme in ("valkey", "valkeys") and not re.fullmatch(r"(/[0-9]*)?", parts.path):
-        raise ConfigurationError("valkey_url: what follows the host is the number of a database, as in valkey://host/1")
-
-
-_ENCODE = "write / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"
-
-
-def _hides_login(url: str) -> bool:
-    """Whether a part of a login may be where the host, the path or the query is: for a parser it ends at the first / ? or #."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":  # its path may hold an @, and there is no host
-        return "@" in parts.query + parts.fragment or (bool(parts.netloc) and "@" not in parts.netloc)
-    return "@" in parts.path + parts.query + parts.fragment
-
-
-def _shown(url: str) -> str:
-    """A URL without its login and its query, which may hold passwords. One that may hide a login elsewhere is its scheme alone."""
-    scheme, slashes, rest = url.partition("://")
-    if not slashes:
-        return "…" if "@" in url else url.partition("?")[0]
-    try:
-        hides = _hides_login(url)
-    except ValueError:
-        hides = "@" in rest
-    if hides:
-        return f"{scheme}://…"
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    place, slash, path = rest.partition("/")
-    host = place.rpartition("@")[2]
-    return f"{scheme}://{'…@' if '@' in place else ''}{host}{slash}{path}"
-
-
-def _unquoted(error: Exception) -> str:
-    """A parser's complaint without the piece of the URL that it quotes."""
-    return re.sub(r"""(['"]).*\1""", "…", str(error))
+        return shown_url(self.url)
 
 
 def _primary(sentinel: Any, url: str, options: dict[str, Any]) -> Any:
     """A client of the primary that the Sentinels of ``url`` name; ``sentinel`` is valkey-py's class, blocking or for asyncio."""
-    sentinels, service, login = _sentinel_parts(url)
+    sentinels, service, login = sentinel_parts(url)
     tls = {"ssl": True} if url.startswith("valkeys") else {}
     asked = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl_"))}
     return sentinel(sentinels, sentinel_kwargs=asked | tls).master_for(service, **options, **login, **tls)
-
-
-def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """The Sentinels' hosts and ports, the service's name, and the login of the server that they name."""
-    parts = urlsplit(url)
-    service = parts.path.strip("/")
-    if not service:
-        raise ConfigurationError("valkey_url: a Sentinel address ends with the service's name: valkey+sentinel://host:26379/mymaster")
-    login: dict[str, Any] = {}
-    if parts.username:
-        login["username"] = unquote(parts.username)
-    if parts.password:
-        login["password"] = unquote(parts.password)
-    if database := dict(parse_qsl(parts.query)).get("db"):
-        login["db"] = int(database)
-    return _hosts(url, 26379), service, login
-
-
-def _hosts(url: str, port: int) -> list[tuple[str, int]]:
-    """The hosts and ports of a URL that may name several, with commas between them; ``port`` is for those without one."""
-    found = []
-    for text in urlsplit(url).netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{text}")
-        if not parts.hostname:
-            raise ConfigurationError("valkey_url: a host is missing; several are written as host:port,host:port")
-        found.append((parts.hostname, parts.port or port))
-    return found
 
 
 async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any, Server]:

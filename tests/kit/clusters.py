@@ -248,6 +248,10 @@ class Cluster:
     def replicas(self) -> list[Node]:
         return [node for node in self.running if not node.is_primary]
 
+    def other_than(self, primary: Node) -> Node:
+        """Another primary."""
+        return next(each for each in self.primaries if each is not primary)
+
     def replica_of(self, primary: Node) -> Node:
         return next(node for node in self.replicas if node.facts("replication")["master_port"] == primary.port)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import signal
 import urllib.error
@@ -112,6 +113,11 @@ class RunningGateway:
 
     def log(self) -> str:
         return self.log_path.read_text()
+
+    def lines_since(self, start: int) -> list[str]:
+        """What an operator sees of its log, from this byte on."""
+        lines = self.log_path.read_bytes()[start:].decode().splitlines()
+        return [line for line in lines if re.search(r" (INFO|WARNING|ERROR|CRITICAL) ", line)]
 
     def token(self, user: str = "u1", **options: Any) -> str:
         return token(user, **{**self.claims, **options})

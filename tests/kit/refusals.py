@@ -36,7 +36,10 @@ def bad_names(what: str) -> list[Refusal]:
         *((value, Invalid, f"the {what} is a text, not {type(value).__name__}") for value in NOT_TEXTS),
         ("", Invalid, f"the {what} has no name"),
         *((value, Invalid, f"a {what} has no # and no blanks around it") for value in (*BLANKS[::2], " a", "a ", "a#b", "#")),
-        *((value, Invalid, f"the {what}'s name holds a brace or a control character") for value in (*CONTROL, "{a", "a}", "a\nb", "a\n")),
+        *(
+            (value, Invalid, f"the {what}'s name holds a brace, a control character or half a surrogate pair")
+            for value in (*CONTROL, "{a", "a}", "a\nb", "a\n")
+        ),
         ("x" * 101, Invalid, f"a {what} has at most 100 characters"),
         ("x" * 102_400, Invalid, f"the {what}'s name is longer than 255 characters"),
     ]

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 import valkey
 
-from ..kit.clusters import Cluster, Node
+from ..kit.clusters import Cluster
 from ..kit.followers import Scene, scene
 from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.topologies import plain_client
@@ -69,16 +69,12 @@ async def test_nothing_is_lost_when_all_connections_are_killed_again_and_again(v
         _no_connection_ended(here)
 
 
-def _other(cluster: Cluster, node: Node) -> Node:
-    return next(each for each in cluster.primaries if each is not node)
-
-
 async def test_nothing_is_lost_when_the_channels_slot_moves_both_ways(cluster: Cluster, of_cluster: RunningGateway) -> None:
     """Atomically, as Valkey 9 does, and key by key."""
     async with scene(cluster.url, lambda: of_cluster) as here:
         slot = cluster.slot(f"{of_cluster.prefix}:{{{here.channel}}}")
         for move in (lambda to: cluster.migrate([(slot, slot)], to), lambda to: cluster.move_slot(slot, to)) * 2:
-            to = _other(cluster, cluster.owner(slot))
+            to = cluster.other_than(cluster.owner(slot))
             await asyncio.to_thread(move, to)
             await here.goes_on(10)
             assert cluster.owner(slot) is to
@@ -114,7 +110,7 @@ async def test_nothing_is_lost_when_the_channels_shard_is_emptied_and_forgotten(
 async def test_channels_of_other_shards_notice_nothing_while_a_shard_is_away(cluster: Cluster, of_cluster: RunningGateway) -> None:
     """Then its replica takes over, and its own channels go on."""
     async with scene(cluster.url, lambda: of_cluster) as here:
-        away = _other(cluster, cluster.owner(f"{of_cluster.prefix}:{{{here.channel}}}"))
+        away = cluster.other_than(cluster.owner(f"{of_cluster.prefix}:{{{here.channel}}}"))
         replica = cluster.replica_of(away)
         first = next(name for name in map("endless:{}".format, range(1000)) if cluster.owner(f"{of_cluster.prefix}:{{{name}}}") is away)
         cluster.kill(away)

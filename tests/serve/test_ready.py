@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -54,12 +53,6 @@ async def becomes(gateway: RunningGateway, expected: str, seconds: float = SECON
     raise AssertionError(f"after {seconds} s not {expected or 'ready'!r}, but {found or 'ready'!r}")
 
 
-def lines_since(gateway: RunningGateway, start: int) -> list[str]:
-    """What an operator sees of its log, from this byte on."""
-    lines = gateway.log_path.read_bytes()[start:].decode().splitlines()
-    return [line for line in lines if re.search(r" (INFO|WARNING|ERROR|CRITICAL) ", line)]
-
-
 @contextlib.asynccontextmanager
 async def outage(gateway: RunningGateway, begin: Callable[[], object], why: str, *lines: str) -> AsyncIterator[None]:
     """The fault begins, and ends in the block. Afterwards the log has ``lines``, each once, and no others."""
@@ -69,8 +62,8 @@ async def outage(gateway: RunningGateway, begin: Callable[[], object], why: str,
     yield
     await becomes(gateway, "")
     with contextlib.suppress(AssertionError):
-        await until(lambda: len(lines_since(gateway, start)) >= len(lines), "", 5)
-    found = lines_since(gateway, start)
+        await until(lambda: len(gateway.lines_since(start)) >= len(lines), "", 5)
+    found = gateway.lines_since(start)
     assert len(found) == len(lines), "\n".join(found)
     for text in lines:
         assert sum(text in line for line in found) == 1, (text, found)
@@ -180,10 +173,10 @@ async def test_connections_are_killed(server: ValkeyServer, gateway: RunningGate
     start = gateway.log_path.stat().st_size
     server.client.client_kill_filter(_type="normal", skipme=True)
     server.client.client_kill_filter(_type="pubsub")
-    await until(lambda: len(lines_since(gateway, start)) >= 2, "both are back")
+    await until(lambda: len(gateway.lines_since(start)) >= 2, "both are back")
     await becomes(gateway, "")
-    assert [any(text in line for line in lines_since(gateway, start)) for text in BACK] == [True, True]
-    assert len(lines_since(gateway, start)) == 2, "each with the reason of its loss"
+    assert [any(text in line for line in gateway.lines_since(start)) for text in BACK] == [True, True]
+    assert len(gateway.lines_since(start)) == 2, "each with the reason of its loss"
 
 
 async def test_the_link_may_not_be_subscribed(server: ValkeyServer, gateway: RunningGateway) -> None:

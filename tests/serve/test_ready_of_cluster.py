@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -38,12 +37,6 @@ def becomes(gateway: RunningGateway, **expected: str) -> None:
     wait_until(is_so, f"{expected}", SECONDS)
 
 
-def lines_since(gateway: RunningGateway, start: int) -> list[str]:
-    """What an operator sees of its log, from this byte on."""
-    lines = gateway.log_path.read_bytes()[start:].decode().splitlines()
-    return [line for line in lines if re.search(r" (INFO|WARNING|ERROR|CRITICAL) ", line)]
-
-
 def links(gateway: RunningGateway) -> tuple[float, float]:
     """What the alert GatewayLinkLost looks at, and whether commands reach all shards."""
     read = Scraped.of(gateway.http("GET", "/metrics", headers={"X-API-Key": API_KEY})[1].decode())
@@ -59,13 +52,13 @@ def test_a_dead_shard_is_named_and_the_gateway_stays_ready(gateway: RunningGatew
     anybody = json.loads(gateway.http("GET", "/health/ready")[1])
     assert anybody == {"status": "ready", "impaired": "some shards of the cluster are away"}
     wait_until(lambda: links(gateway) == (0, 0), "an alert can fire")
-    wait_until(lambda: len(lines_since(gateway, start)) >= 2, "both losses are logged")
+    wait_until(lambda: len(gateway.lines_since(start)) >= 2, "both losses are logged")
     shards.start(dead)
     becomes(gateway, status="ready")
-    wait_until(lambda: len(lines_since(gateway, start)) >= 4, "both returns are logged")
+    wait_until(lambda: len(gateway.lines_since(start)) >= 4, "both returns are logged")
     wait_until(lambda: links(gateway) == (1, 1), "it ends")
     shards.wait_whole()
-    lines = lines_since(gateway, start)
+    lines = gateway.lines_since(start)
     for sentence in (
         "there is no link to valkey at",
         "commands do not reach valkey at",
@@ -84,4 +77,4 @@ def test_a_shard_that_has_no_slots_any_more_is_no_error(gateway: RunningGateway,
     wait_until(lambda: node.ask("CLIENT", "LIST").count(b"name=gateway") == 2, "commands and a link are connected to it")
     shards.empty_and_forget(node)
     becomes(gateway, status="ready")
-    assert lines_since(gateway, start) == []
+    assert gateway.lines_since(start) == []

@@ -11,15 +11,11 @@ from gateway.errors import StoreError, Unavailable
 from gateway.work import SyncQueue, Worker
 from publishers import SyncPublisher
 
-from ..kit.clusters import Cluster, Node
+from ..kit.clusters import Cluster
 
 
 def meta(prefix: str, channel: str) -> str:
     return f"{prefix}:{{{channel}}}:meta"
-
-
-def other(cluster: Cluster, node: Node) -> Node:
-    return next(each for each in cluster.primaries if each is not node)
 
 
 @pytest.mark.parametrize("atomic", [True, False])
@@ -27,7 +23,7 @@ def test_a_channel_whose_slot_moves_goes_on(shared_cluster: Cluster, prefix: str
     with SyncPublisher(shared_cluster.url, prefix=prefix) as publisher:
         publisher.publish("posts:a", 0)
         slot = shared_cluster.slot(meta(prefix, "posts:a"))
-        to = other(shared_cluster, shared_cluster.owner(slot))
+        to = shared_cluster.other_than(shared_cluster.owner(slot))
         if atomic:
             shared_cluster.migrate([(slot, slot)], to)
         else:
@@ -41,7 +37,7 @@ def test_a_call_waits_while_its_keys_are_apart(shared_cluster: Cluster, prefix: 
     with SyncPublisher(shared_cluster.url, prefix=prefix) as publisher:
         publisher.publish("posts:a", 0, idempotency_key="k")
         key = meta(prefix, "posts:a")
-        move = shared_cluster.moving(key, other(shared_cluster, shared_cluster.owner(key)))
+        move = shared_cluster.moving(key, shared_cluster.other_than(shared_cluster.owner(key)))
         move.begin()
         move.move_key(key)
         late = threading.Timer(0.1, move.finish)
@@ -84,7 +80,7 @@ async def test_a_thread_waits_for_a_result_by_sharded_pubsub(shared_cluster: Clu
 
 def test_an_address_of_one_node_alone_is_refused_with_the_address_to_write(shared_cluster: Cluster, prefix: str) -> None:
     owner = shared_cluster.owner(meta(prefix, "posts:a"))
-    with SyncPublisher(other(shared_cluster, owner).url, prefix=prefix) as publisher:
+    with SyncPublisher(shared_cluster.other_than(owner).url, prefix=prefix) as publisher:
         with pytest.raises(StoreError, match=r"is a node of a cluster; write valkey\+cluster://"):
             publisher.publish("posts:a", 0)
 

@@ -134,7 +134,7 @@ INVALID = {
     "no such field": ('{"from": "a"}', "it has no 'to'"),
     "a field that is no text": ('{"to": {}}', "its 'to' is not a text or a whole number"),
     "an empty field": ('{"to": ""}', "its 'to' is not a text or a whole number"),
-    "an impossible channel": ('{"to": "{"}', "holds a brace or a control character"),
+    "an impossible channel": ('{"to": "{"}', "holds a brace, a control character or half a surrogate pair"),
     "a long channel": (json.dumps({"to": "x" * 300}), "longer than 255 characters"),
     "not UTF-8": (b'{"to": "\xff"}', "it is not UTF-8"),
     "too deep": ('{"to":' * 300 + "1" + "}" * 300, "it has no 'to'"),

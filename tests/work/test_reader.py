@@ -732,7 +732,7 @@ async def test_a_reader_outlasts_valkey(tmp_path: Any) -> None:
     [
         ({"group": ""}, "the group has no name"),
         ({"group": "a{b}"}, "the group's name holds a brace"),
-        ({"channels": ["a\n"]}, "holds a brace or a control character"),
+        ({"channels": ["a\n"]}, "holds a brace, a control character or half a surrogate pair"),
         ({"channels": []}, "either channels or a namespace"),
         ({"namespace": "reviews"}, "either channels or a namespace"),
         ({"channels": [], "namespace": "a:b"}, "not the name of a namespace"),

@@ -974,7 +974,11 @@ BAD_ENQUEUES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "an unknown option": (("work",), {"retries": 3}, "a job has no option 'retries'; the options are key, priority"),
     "a time without a zone": (("work",), {"at": datetime(2026, 1, 1)}, "at is a datetime with a time zone"),
     "no attempts": (("work",), {"attempts": 0}, "attempts is a whole number from 1 to 1000, not 0"),
-    "a channel that is none": (("work",), {"channel": "a\n"}, "the channel.s name holds a brace or a control character"),
+    "a channel that is none": (
+        ("work",),
+        {"channel": "a\n"},
+        "the channel.s name holds a brace, a control character or half a surrogate pair",
+    ),
 }
 
 

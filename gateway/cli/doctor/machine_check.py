@@ -22,10 +22,9 @@ UNLIMITED = 1 << 62
 
 
 class Machine(NamedTuple):
-    """What the kernel allows; None where this system has no such limit. ``descriptors`` are those of one process, of which ``hard`` is the most."""
+    """What the kernel allows; None where this system has no such limit. ``descriptors`` are those that one process may have."""
 
     descriptors: int
-    hard: int
     file_max: int | None = None
     nr_open: int | None = None
     somaxconn: int | None = None
@@ -50,12 +49,11 @@ class Load(NamedTuple):
 
 def read_machine(proc: Path = Path("/proc")) -> Machine:
     """``proc`` is where the kernel shows its settings."""
-    soft, hard = (UNLIMITED if most == resource.RLIM_INFINITY else most for most in resource.getrlimit(resource.RLIMIT_NOFILE))
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     settings = proc / "sys"
     pages, ports = _numbers(settings / "net/ipv4/tcp_mem"), _numbers(settings / "net/ipv4/ip_local_port_range")
     return Machine(
-        soft,
-        hard,
+        UNLIMITED if descriptors == resource.RLIM_INFINITY else descriptors,
         _number(settings / "fs/file-max"),
         _number(settings / "fs/nr_open"),
         _number(settings / "net/core/somaxconn"),

@@ -284,7 +284,7 @@ class DirectCall:
 
     def _end(self, made: Plan, outcomes: list[Any]) -> None:
         try:
-            result = made.result(self._node, outcomes)
+            result = made.result(outcomes)
         except StoreError as error:
             self._calls.answer(self, *failure(self._node, self.head.name, error, self.head.fields))
             return

@@ -66,7 +66,7 @@ class Plan(NamedTuple):
     """
 
     calls: list[Call]
-    result: Callable[[Node, Sequence[Answer]], bytes]
+    result: Callable[[Sequence[Answer]], bytes]
 
 
 class _Unusual(Exception):
@@ -146,7 +146,7 @@ def _words(node: Node, request: PublishRequest | BroadcastRequest, is_ascii: boo
     return publication_words(node, _checked(request))
 
 
-def _first(node: Node, answers: Sequence[Answer]) -> bytes:
+def _first(answers: Sequence[Answer]) -> bytes:
     (answer,) = answers
     if isinstance(answer, StoreError):
         raise answer
@@ -174,8 +174,8 @@ def _plan_notify(node: Node, request: NotifyRequest) -> Plan:
     return Plan([Call(channel_of(user), words, inbox=True) for user in users], _first if request.user else _each)
 
 
-def _each(node: Node, answers: Sequence[Answer]) -> bytes:
-    return responses([_outcome(partial(_first, node, [each])) for each in answers])
+def _each(answers: Sequence[Answer]) -> bytes:
+    return responses([_outcome(partial(_first, [each])) for each in answers])
 
 
 def _outcome(result: Callable[[], bytes]) -> Outcome:
@@ -185,7 +185,7 @@ def _outcome(result: Callable[[], bytes]) -> Outcome:
         return b"", error_json(Internal.of(error))
 
 
-_Part = tuple[bytes, int, Callable[[Node, Sequence[Answer]], bytes]]  # of a batch: name, number of calls, and their result
+_Part = tuple[bytes, int, Callable[[Sequence[Answer]], bytes]]  # of a batch: name, number of calls, and their result
 _PUBLISHED: _Part = (b"publish", 1, _first)
 
 
@@ -212,11 +212,11 @@ def _plan_batch(node: Node, request: _Batch, is_ascii: bool) -> Plan:
         calls += made.calls
         parts.append((name, len(made.calls), made.result))
 
-    def result(node: Node, answers: Sequence[Answer]) -> bytes:
+    def result(answers: Sequence[Answer]) -> bytes:
         texts, start = [], 0
         for name, count, result_of in parts:
             try:
-                texts.append(b'{"%b":%b}' % (name, result_of(node, answers[start : start + count])))
+                texts.append(b'{"%b":%b}' % (name, result_of(answers[start : start + count])))
             except StoreError as error:
                 texts.append(b'{"error":%b}' % error_json(Internal.of(error)))
             start += count

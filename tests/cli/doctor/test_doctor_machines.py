@@ -21,7 +21,7 @@ from ...kit.servers import ValkeyServer
 
 EXACT = Reading(0.0, 0.0)
 WELL = {"valkey_version": "8.1.0", "maxmemory": "1000000", "maxmemory_policy": "noeviction", "aof_enabled": "1", "used_memory": "1000"}
-PLENTY = Machine(1_000_000, 1_000_000, 9_000_000, 1_048_576, 4096, 8192, 786_432, 4096, (1024, 65535), 524_288)
+PLENTY = Machine(1_000_000, 9_000_000, 1_048_576, 4096, 8192, 786_432, 4096, (1024, 65535), 524_288)
 
 
 def _shown(findings: list[Finding]) -> str:
