@@ -1066,6 +1066,39 @@ async def test_a_tick_that_passed_while_no_worker_ran_becomes_one_job(
     assert len(ran) == 1
 
 
+async def test_a_schedule_with_another_expression_has_missed_none_of_its_ticks(
+    queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey
+) -> None:
+    """A monthly job whose hour was changed ran once more on the day of the change, whichever that was."""
+    ran: list[str] = []
+
+    def scheduled(expression: str, timezone: str) -> Worker:
+        worker = new_worker(timezone=timezone)
+
+        @worker.cron(expression, "monthly")
+        async def monthly(job: RunningJob) -> None:
+            ran.append(job.id)
+
+        @worker.job("after")
+        async def after(job: RunningJob) -> str:
+            return "done"
+
+        return worker
+
+    base = f"{prefix}:queue:{{default}}"
+    for expression, timezone in (("0 0 1 1 *", "UTC"), ("0 1 1 1 *", "UTC"), ("0 1 1 1 *", "Asia/Tokyo")):
+        worker = scheduled(expression, timezone)
+        async with working(worker):
+            await until(
+                lambda ticks=f"{expression} {timezone}": store.hget(base, "cron:monthly") == ticks.encode(), "the schedule has begun"
+            )
+            assert await (await queue.enqueue("after", result_ttl=60)).result(30) == "done"
+        assert ran == []
+        store.hset(base, "v:cron:monthly", "1000 1000")  # as if its last tick were long ago
+    async with working(worker):
+        await until(lambda: len(ran) == 1, "a tick that was missed is made up for")
+
+
 async def test_each_tick_is_one_job_over_all_workers(queue: Queue, new_worker: NewWorker) -> None:
     ticks: list[float] = []
     workers = [new_worker(), new_worker()]
