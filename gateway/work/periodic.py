@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from zoneinfo import ZoneInfo
 
@@ -23,12 +23,24 @@ from ..store.layout import Layout, Word
 from ..store.valkey_clock import valkey_time
 from .queues import Queues
 
-__all__ = ["Schedule", "Scheduler"]
+__all__ = ["Schedule", "Scheduler", "zone_of"]
 
 log = logging.getLogger("gateway.worker")
 
 LOOK_SECONDS = 60.0  # the longest sleep: Valkey's clock may be set
 SET_BACK_SECONDS = 600.0  # as gateway_enqueue has it: a clock that is set back by less brings no tick a second time
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone of this name. Raises ValueError where there is none; UTC needs no data of time zones, which small containers may lack."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # unknown, a folder of names, no name
+        raise ValueError(
+            f'timezone {name!r} is not known here: it is a name as "Europe/Berlin", and where the system has no time zones, `pip install tzdata` brings them'
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class Schedule:
     name: str
     queue: str
     words: list[Word]
-    zone: ZoneInfo
+    zone: tzinfo
 
     def __post_init__(self) -> None:
         try:
@@ -66,7 +78,7 @@ class Schedule:
     @property
     def ticks(self) -> str:
         """Says which ticks it has."""
-        return f"{self.expression} {self.zone.key}"
+        return f"{self.expression} {self.zone}"
 
 
 class Scheduler:

@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 from ..runtime import tracing
 from ..store.access import make_commands
@@ -34,7 +33,7 @@ from ..store.link import Link
 from .engine import Engine, Plan
 from .handlers import Batch, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
-from .periodic import Schedule
+from .periodic import Schedule, zone_of
 from .processes import check_not_in_child
 from .queues import Queues
 from .running import Middleware, remembering_tasks
@@ -82,7 +81,7 @@ class Worker:
         self._lease = lease
         self._rate = None if rate is None else read_rate(rate)
         self.stop_seconds = stop_seconds
-        self._zone = ZoneInfo(timezone)
+        self._zone = zone_of(timezone)
         self._lifespan = lifespan
         self._schedules: list[Schedule] = []
         self._middleware: list[Middleware] = []

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, cast
+from zoneinfo import ZoneInfoNotFoundError
 
 import msgspec
 import pytest
@@ -987,6 +988,7 @@ async def test_a_bad_enqueue_says_what_is_wrong(case: str) -> None:
 
 BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
     "no name": (lambda: Worker().job(str), r'registered with its name: @worker\.job\("mail\.send"\)'),  # type: ignore[arg-type]  # a bad argument
+    "no time zone": (lambda: Worker(timezone="Europe/Berln"), "timezone .Europe/Berln. is not known here"),
     "a lease of 0": (lambda: Worker(lease=0), "lease is 0.5 to 3600 seconds, not 0"),
     "a queue with braces": (lambda: Worker(["{"]), "a queue is named by"),
     "a queue that is a text": (lambda: Worker("default"), r'queues is a list of names, \["default"\]'),
@@ -1041,6 +1043,20 @@ def test_a_worker_that_cannot_work_says_so_when_it_is_made(case: str) -> None:
 
 
 # Periodic jobs.
+
+
+def test_a_worker_of_utc_needs_no_data_of_time_zones_and_another_says_where_they_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that has none no worker started, though it had no periodic job."""
+
+    def missing(name: str) -> None:
+        raise ZoneInfoNotFoundError(f"No time zone found with key {name}")
+
+    monkeypatch.setattr("gateway.work.periodic.ZoneInfo", missing)
+    worker = Worker()
+    worker.cron("0 3 * * *", "nightly")(_take)
+    assert worker._schedules[0].tick_after(datetime(2026, 11, 27, 3, tzinfo=UTC)) == datetime(2026, 11, 28, 3, tzinfo=UTC)
+    with pytest.raises(ValueError, match=r"'Europe/Berlin' is not known here.*pip install tzdata"):
+        Worker(timezone="Europe/Berlin")
 
 
 async def test_a_tick_that_passed_while_no_worker_ran_becomes_one_job(
