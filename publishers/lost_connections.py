@@ -17,6 +17,7 @@ import math
 import os
 import select
 import socket
+import ssl
 import time
 from collections.abc import Generator
 from functools import cache
@@ -74,15 +75,22 @@ def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
 
 def _for_asyncpg(url: URL, arguments: dict[str, Any]) -> tuple[URL, dict[str, Any]]:
     """What libpq, and so psycopg, takes in a URL, asyncpg takes in a URL alone, not as arguments, which SQLAlchemy makes of it, or not at all."""
-    if own := {name: url.query[name] for name in OF_LIBPQ if name in url.query}:
-        arguments["dsn"] = f"postgresql://?{urlencode(own)}"
-    if url.query.get("connect_timeout", "0") != "0":  # to libpq 0 is for ever
-        arguments["timeout"] = _checked_seconds("connect_timeout", url.query["connect_timeout"])
+    own: dict[str, Any] = {name: url.query[name] for name in OF_LIBPQ if name in url.query}
     if url.query.get("channel_binding") == "require":
         raise ConfigurationError(
-            "database_url: channel_binding=require is not possible with asyncpg; leave it out, and let sslmode=verify-full prove the server"
+            "database_url: channel_binding=require is not possible with asyncpg; write sslmode=verify-full&sslrootcert=system, so that the server proves itself"
         )
-    return url.difference_update_query([*own, *_OF_LIBPQ_ALONE]), arguments
+    if url.query.get("connect_timeout", "0") != "0":  # to libpq 0 is for ever
+        arguments["timeout"] = _checked_seconds("connect_timeout", url.query["connect_timeout"])
+    url = url.difference_update_query([*own, *_OF_LIBPQ_ALONE])
+    if own.get("sslrootcert") == "system":  # whom the system trusts; libpq takes nothing but verify-full with it
+        arguments["ssl"] = context = ssl.create_default_context()
+        if "sslcert" in own:
+            context.load_cert_chain(own["sslcert"], own.get("sslkey"))
+        own = {name: own[name] for name in own if not name.startswith("ssl")}
+    if own:
+        arguments["dsn"] = f"postgresql://?{urlencode(own)}"
+    return url, arguments
 
 
 def _checked_seconds(name: str, given: Any) -> float:

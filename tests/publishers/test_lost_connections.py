@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -189,6 +190,9 @@ def test_what_a_url_asks_of_libpq_is_done_by_asyncpg_or_refused_in_a_sentence() 
     url = make_url("postgresql+asyncpg://u@h/name?connect_timeout=3")
     assert lost_connections.connecting(url) == (make_url("postgresql+asyncpg://u@h/name"), {"timeout": 3})
     assert lost_connections.connecting(url.update_query_dict({"connect_timeout": "0"}))[1] == {"timeout": lost_connections.CONNECT_SECONDS}
+    url, arguments = lost_connections.connecting(make_url("postgresql+asyncpg://u@h/name?sslmode=verify-full&sslrootcert=system"))
+    assert not url.query and arguments["ssl"].check_hostname, "it was a file of this name"
+    assert arguments["ssl"].verify_mode is ssl.CERT_REQUIRED
     for asked in ("channel_binding=require", "connect_timeout=soon"):
         with pytest.raises(ConfigurationError, match=asked.partition("=")[0]):
             Database(f"postgresql://u@127.0.0.1:1/name?{asked}")
