@@ -173,7 +173,8 @@ class Worker:
     def cron(self, expression: str, name: str, *, queue: str | None = None, **options: Any) -> Callable[[Function], Function]:
         """Decorates the handler of a periodic job: each tick of the cron expression is one job over all workers.
 
-        A tick that passed while no worker ran, or while Valkey took no job, is made up for afterwards, the last one only. The job goes to ``queue``, by default
+        A tick that passed while no worker ran, or while Valkey took no job, is made up for afterwards, the last one only; a schedule that is new, or has
+        another expression or time zone than before, begins with its next tick. The job goes to ``queue``, by default
         the first of the worker's; ``options`` are those of ``job`` (rate, process, …) and of the job (JobOptions: timeout, attempts, …).
         """
         of_job = {option: options.pop(option) for option in list(options) if option in JobOptions.__annotations__}
