@@ -17,6 +17,7 @@ import math
 import os
 import select
 import socket
+import ssl
 import time
 from collections.abc import Generator
 from functools import cache
@@ -48,6 +49,10 @@ _SOCKET_OPTIONS = {
 }
 # What hosting providers, and programs, write into their URLs. The server gets the first two, as -c search_path=shop.
 OF_LIBPQ = ("application_name", "options", "sslcert", "sslcrl", "sslkey", "sslmode", "sslrootcert")
+# Nothing is to be done for these where asyncpg connects: its sockets are limited in any case.
+_OF_LIBPQ_ALONE = (
+    "channel_binding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout",
+)  # fmt: skip
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "asyncpg": {"timeout": CONNECT_SECONDS},
     "psycopg": {
@@ -61,27 +66,40 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
-    """The URL and the other arguments for the driver of a PostgreSQL; what the URL has itself stays.
-
-    What libpq, and so psycopg, takes in a URL, asyncpg takes in a URL alone, not as arguments, which SQLAlchemy makes of it. Raises
-    ConfigurationError for a bound of statements that is no time.
-    """
+    """The URL and the other arguments for the driver of a PostgreSQL; what the URL has itself stays. Raises ConfigurationError for what cannot be."""
     if _BOUND in url.query:
-        _checked_seconds(url.query[_BOUND])
+        _checked_seconds(_BOUND, url.query[_BOUND])
     arguments = {name: value for name, value in _ARGUMENTS.get(url.get_driver_name(), {}).items() if name not in url.query}
-    if url.get_driver_name() == "asyncpg" and (own := {name: url.query[name] for name in OF_LIBPQ if name in url.query}):
+    return _for_asyncpg(url, arguments) if url.get_driver_name() == "asyncpg" else (url, arguments)
+
+
+def _for_asyncpg(url: URL, arguments: dict[str, Any]) -> tuple[URL, dict[str, Any]]:
+    """What libpq, and so psycopg, takes in a URL, asyncpg takes in a URL alone, not as arguments, which SQLAlchemy makes of it, or not at all."""
+    own: dict[str, Any] = {name: url.query[name] for name in OF_LIBPQ if name in url.query}
+    if url.query.get("channel_binding") == "require":
+        raise ConfigurationError(
+            "database_url: channel_binding=require is not possible with asyncpg; write sslmode=verify-full&sslrootcert=system, so that the server proves itself"
+        )
+    if url.query.get("connect_timeout", "0") != "0":  # to libpq 0 is for ever
+        arguments["timeout"] = _checked_seconds("connect_timeout", url.query["connect_timeout"])
+    url = url.difference_update_query([*own, *_OF_LIBPQ_ALONE])
+    if own.get("sslrootcert") == "system":  # whom the system trusts; libpq takes nothing but verify-full with it
+        arguments["ssl"] = context = ssl.create_default_context()
+        if "sslcert" in own:
+            context.load_cert_chain(own["sslcert"], own.get("sslkey"))
+        own = {name: own[name] for name in own if not name.startswith("ssl")}
+    if own:
         arguments["dsn"] = f"postgresql://?{urlencode(own)}"
-        url = url.difference_update_query(own)
     return url, arguments
 
 
-def _checked_seconds(given: Any) -> float:
+def _checked_seconds(name: str, given: Any) -> float:
     try:
         if 0 < (seconds := float(given)) < math.inf:
             return seconds
     except (TypeError, ValueError):  # it is written twice, or no number
         given = repr(given)
-    raise ConfigurationError(f"database_url: {_BOUND} is a number of seconds above 0, not {given}")
+    raise ConfigurationError(f"database_url: {name} is a number of seconds above 0, not {given}")
 
 
 def replace_lost(engine: Engine) -> None:
@@ -91,7 +109,7 @@ def replace_lost(engine: Engine) -> None:
     def connect(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         if dialect.driver != "psycopg" or _BOUND not in options:
             return None  # SQLAlchemy connects
-        return _bounded(dialect.dbapi.Connection, _checked_seconds(options.pop(_BOUND))).connect(*arguments, **options)
+        return _bounded(dialect.dbapi.Connection, _checked_seconds(_BOUND, options.pop(_BOUND))).connect(*arguments, **options)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:

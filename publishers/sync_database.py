@@ -58,7 +58,7 @@ class SyncDatabase:
     """A database with an outbox: PostgreSQL, or SQLite in one file. Threads may share it.
 
     ``database`` is a URL or an engine of SQLAlchemy, of any driver; a URL of PostgreSQL needs psycopg, which is not installed with this
-    package. Without it, the configuration's ``database_url`` is used, else SQLite in ``data_dir``. ``pool`` is how many connections it
+    package, and may end in ``?command_timeout=60``, the seconds after which a statement without an answer fails. Without one, the configuration's ``database_url`` is used, else SQLite in ``data_dir``. ``pool`` is how many connections it
     may open. Raises ConfigurationError for a URL that cannot be used. ``gateway relay`` makes the tables, and sends what they hold.
     """
 

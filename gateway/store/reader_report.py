@@ -1,7 +1,7 @@
 """Which groups of durable readers there are, so that gateways, which read nothing by group, can show them.
 
 The hash ``gw:readers`` has a field for each group: its name → a ``ReaderReport`` in JSON, written when an instance connects, and each minute while
-it runs. The hash expires EXPIRES_SECONDS after the last report of any group.
+it runs. A group is forgotten EXPIRES_SECONDS after its last report, and the hash after that of any group.
 """
 
 from __future__ import annotations
@@ -44,10 +44,14 @@ async def report_reader(commands: Commands, layout: Layout, group: str, namespac
 
 
 async def read_reader_reports(commands: Commands, layout: Layout) -> dict[str, ReaderReport]:
-    """By group. What another program wrote there is left out. Raises StoreError."""
+    """By group. What another program wrote there is left out, and a group that has not reported for long is removed. Raises StoreError."""
     answer = await commands.call(b"HGETALL", layout.reader_groups, repeatable=True)
-    pairs = zip(answer[::2], answer[1::2], strict=True)
-    return {name.decode(errors="replace"): report for name, text in pairs if (report := _read(text, layout)) is not None}
+    read = {name: _read(text, layout) for name, text in zip(answer[::2], answer[1::2], strict=True)}
+    reports = {name: report for name, report in read.items() if report is not None}
+    oldest = time.time() - EXPIRES_SECONDS
+    if over := {name for name, report in reports.items() if report.at < oldest}:
+        await commands.call(b"HDEL", layout.reader_groups, *over, repeatable=True)
+    return {name.decode(errors="replace"): report for name, report in reports.items() if name not in over}
 
 
 def _read(text: bytes, layout: Layout) -> ReaderReport | None:

@@ -1,7 +1,8 @@
 """Periodic jobs: at each tick of a cron expression every worker enqueues the job, and Valkey takes the first of them alone.
 
 The tick's time is the job's version, its schedule's name the version epoch: what is not newer than the last is dropped. So a tick
-becomes one job however many workers there are, and a worker that starts may enqueue a tick that passed while none ran.
+becomes one job however many workers there are, and a worker that starts may enqueue a tick that passed while none ran. Beside the version
+is whose ticks these are: those of an expression that a new version of the program replaced were not missed by the new one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from zoneinfo import ZoneInfo
 
@@ -22,12 +23,24 @@ from ..store.layout import Layout, Word
 from ..store.valkey_clock import valkey_time
 from .queues import Queues
 
-__all__ = ["Schedule", "Scheduler"]
+__all__ = ["Schedule", "Scheduler", "zone_of"]
 
 log = logging.getLogger("gateway.worker")
 
 LOOK_SECONDS = 60.0  # the longest sleep: Valkey's clock may be set
 SET_BACK_SECONDS = 600.0  # as gateway_enqueue has it: a clock that is set back by less brings no tick a second time
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone of this name. Raises ValueError where there is none; UTC needs no data of time zones, which small containers may lack."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # unknown, a folder of names, no name
+        raise ValueError(
+            f'timezone {name!r} is not known here: it is a name as "Europe/Berlin", and where the system has no time zones, `pip install tzdata` brings them'
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +51,7 @@ class Schedule:
     name: str
     queue: str
     words: list[Word]
-    zone: ZoneInfo
+    zone: tzinfo
 
     def __post_init__(self) -> None:
         try:
@@ -62,6 +75,11 @@ class Schedule:
     def epoch(self) -> str:
         return f"cron:{self.name}"
 
+    @property
+    def ticks(self) -> str:
+        """Says which ticks it has."""
+        return f"{self.expression} {self.zone}"
+
 
 class Scheduler:
     """Enqueues the ticks of all schedules while ``run`` runs. Of ticks that pass while it cannot, the last one is made up for."""
@@ -84,15 +102,21 @@ class Scheduler:
             await self._enqueue(schedule, tick)
 
     async def _begin(self, schedule: Schedule) -> datetime:
-        """Enqueues the last tick, if the schedule ran before and that tick passed while no worker did. One that is new begins with the next tick.
-        Returns the last tick."""
-        key, field = self._layout.queue(schedule.queue)[0], f"v:{schedule.epoch}"
+        """Enqueues the last tick, if the schedule ran before and that tick passed while no worker did. One that is new, or has other ticks than
+        before, begins with the next tick. Returns the last tick."""
+        key, field, call = self._layout.queue(schedule.queue)[0], f"v:{schedule.epoch}", self._commands.call
         now = await self._now(key)
         last = schedule.tick_by(now)
-        if await self._commands.call(b"HEXISTS", key, field, repeatable=True):
+        version, ticks = await call(b"HMGET", key, field, schedule.epoch, repeatable=True)
+        mine, none_missed = schedule.ticks.encode(), f"{int(last.timestamp())} {int(now.timestamp() * 1000)}"
+        if version is None:
+            await call(b"HSETNX", key, field, none_missed, repeatable=True)
+        elif ticks in (mine, None):  # None: a worker of an older version wrote the version alone
             await self._enqueue(schedule, last)
-        else:
-            await self._commands.call(b"HSETNX", key, field, f"{int(last.timestamp())} {int(now.timestamp() * 1000)}", repeatable=True)
+        elif _seconds(version) < last.timestamp():
+            await call(b"HSET", key, field, none_missed, repeatable=True)
+        if ticks != mine:
+            await call(b"HSET", key, schedule.epoch, mine, repeatable=True)
         return last
 
     async def _next_tick(self, schedule: Schedule, last: datetime) -> datetime:
@@ -121,3 +145,9 @@ class Scheduler:
             on=StoreError,
             ceiling=5.0,
         )
+
+
+def _seconds(version: bytes) -> int:
+    """The tick of a version as Valkey holds it, in unix seconds."""
+    newest = version.partition(b" ")[0]
+    return int(newest) if newest.isdigit() and len(newest) <= 15 else 0

@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 from ..runtime import tracing
 from ..store.access import make_commands
@@ -34,7 +33,7 @@ from ..store.link import Link
 from .engine import Engine, Plan
 from .handlers import Batch, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
-from .periodic import Schedule
+from .periodic import Schedule, zone_of
 from .processes import check_not_in_child
 from .queues import Queues
 from .running import Middleware, remembering_tasks
@@ -82,7 +81,7 @@ class Worker:
         self._lease = lease
         self._rate = None if rate is None else read_rate(rate)
         self.stop_seconds = stop_seconds
-        self._zone = ZoneInfo(timezone)
+        self._zone = zone_of(timezone)
         self._lifespan = lifespan
         self._schedules: list[Schedule] = []
         self._middleware: list[Middleware] = []
@@ -174,7 +173,8 @@ class Worker:
     def cron(self, expression: str, name: str, *, queue: str | None = None, **options: Any) -> Callable[[Function], Function]:
         """Decorates the handler of a periodic job: each tick of the cron expression is one job over all workers.
 
-        A tick that passed while no worker ran, or while Valkey took no job, is made up for afterwards, the last one only. The job goes to ``queue``, by default
+        A tick that passed while no worker ran, or while Valkey took no job, is made up for afterwards, the last one only; a schedule that is new, or has
+        another expression or time zone than before, begins with its next tick. The job goes to ``queue``, by default
         the first of the worker's; ``options`` are those of ``job`` (rate, process, …) and of the job (JobOptions: timeout, attempts, …).
         """
         of_job = {option: options.pop(option) for option in list(options) if option in JobOptions.__annotations__}

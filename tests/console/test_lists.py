@@ -269,6 +269,18 @@ async def test_instances_of_a_reader_are_counted_by_valkeys_clock(
         assert await _instances(cast(Any, SimpleNamespace(history=history)), "g") == 1
 
 
+async def test_a_group_of_readers_that_has_not_run_for_a_month_is_forgotten(
+    operator: Operator, store: Valkey, gateway: RunningGateway
+) -> None:
+    """One that was renamed was shown for as long as any other ran, and one of each process filled the list."""
+    key, day = f"{gateway.prefix}:readers", 86400
+    for group, ago in (("renamed", 31 * day), ("ended", 29 * day)):
+        store.hset(key, group, json.dumps({"namespace": "", "channels": ["chat:1"], "at": store.time()[0] - ago}))
+    assert [row["group"] for row in (await call(operator, "readers"))["readers"]] == ["ended"]
+    assert store.hkeys(key) == [b"ended"]
+    store.delete(key)
+
+
 async def test_what_another_program_wrote_about_readers_is_left_out(operator: Operator, store: Valkey, gateway: RunningGateway) -> None:
     store.hset(f"{gateway.prefix}:readers", "odd", "?")
     store.hset(f"{gateway.prefix}:readers", "named", json.dumps({"namespace": "nothing", "channels": [], "at": 1}))

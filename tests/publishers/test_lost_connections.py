@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -185,6 +186,18 @@ async def test_a_statement_that_takes_longer_than_its_url_allows_fails_with_eith
             await reading.execute(long)
 
 
+def test_what_a_url_asks_of_libpq_is_done_by_asyncpg_or_refused_in_a_sentence() -> None:
+    url = make_url("postgresql+asyncpg://u@h/name?connect_timeout=3")
+    assert lost_connections.connecting(url) == (make_url("postgresql+asyncpg://u@h/name"), {"timeout": 3})
+    assert lost_connections.connecting(url.update_query_dict({"connect_timeout": "0"}))[1] == {"timeout": lost_connections.CONNECT_SECONDS}
+    url, arguments = lost_connections.connecting(make_url("postgresql+asyncpg://u@h/name?sslmode=verify-full&sslrootcert=system"))
+    assert not url.query and arguments["ssl"].check_hostname, "it was a file of this name"
+    assert arguments["ssl"].verify_mode is ssl.CERT_REQUIRED
+    for asked in ("channel_binding=require", "connect_timeout=soon"):
+        with pytest.raises(ConfigurationError, match=asked.partition("=")[0]):
+            Database(f"postgresql://u@127.0.0.1:1/name?{asked}")
+
+
 @pytest.mark.parametrize("seconds", ["soon", "0", "inf", "-1"])
 @pytest.mark.parametrize("kind", [Database, SyncDatabase])
 def test_a_bound_of_statements_that_is_no_time_is_a_sentence(kind: Callable[[str], Any], seconds: str) -> None:
@@ -218,7 +231,8 @@ async def test_a_wake_over_a_connection_that_is_silent_takes_no_other_wake_with_
 @ON_POSTGRESQL
 async def test_what_libpq_takes_in_a_url_is_taken(migrated_url: str) -> None:
     """ "connect() got an unexpected keyword argument", though SyncDatabase took the same URL."""
-    url = make_url(migrated_url).update_query_dict({"application_name": "a shop", "options": "-c work_mem=1MB"})
+    theirs = {"connect_timeout": "10", "channel_binding": "prefer", "gssencmode": "disable", "keepalives": "1", "keepalives_idle": "30"}
+    url = make_url(migrated_url).update_query_dict({"application_name": "a shop", "options": "-c work_mem=1MB"} | theirs)
     async with Database(url.render_as_string(hide_password=False)) as database:
         for connecting in (database.reading, database.apart):
             async with connecting() as connection:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, cast
+from zoneinfo import ZoneInfoNotFoundError
 
 import msgspec
 import pytest
@@ -991,6 +992,7 @@ async def test_a_bad_enqueue_says_what_is_wrong(case: str) -> None:
 
 BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
     "no name": (lambda: Worker().job(str), r'registered with its name: @worker\.job\("mail\.send"\)'),  # type: ignore[arg-type]  # a bad argument
+    "no time zone": (lambda: Worker(timezone="Europe/Berln"), "timezone .Europe/Berln. is not known here"),
     "a lease of 0": (lambda: Worker(lease=0), "lease is 0.5 to 3600 seconds, not 0"),
     "a queue with braces": (lambda: Worker(["{"]), "a queue is named by"),
     "a queue that is a text": (lambda: Worker("default"), r'queues is a list of names, \["default"\]'),
@@ -1047,6 +1049,20 @@ def test_a_worker_that_cannot_work_says_so_when_it_is_made(case: str) -> None:
 # Periodic jobs.
 
 
+def test_a_worker_of_utc_needs_no_data_of_time_zones_and_another_says_where_they_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that has none no worker started, though it had no periodic job."""
+
+    def missing(name: str) -> None:
+        raise ZoneInfoNotFoundError(f"No time zone found with key {name}")
+
+    monkeypatch.setattr("gateway.work.periodic.ZoneInfo", missing)
+    worker = Worker()
+    worker.cron("0 3 * * *", "nightly")(_take)
+    assert worker._schedules[0].tick_after(datetime(2026, 11, 27, 3, tzinfo=UTC)) == datetime(2026, 11, 28, 3, tzinfo=UTC)
+    with pytest.raises(ValueError, match=r"'Europe/Berlin' is not known here.*pip install tzdata"):
+        Worker(timezone="Europe/Berlin")
+
+
 async def test_a_tick_that_passed_while_no_worker_ran_becomes_one_job(
     queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey
 ) -> None:
@@ -1068,6 +1084,39 @@ async def test_a_tick_that_passed_while_no_worker_ran_becomes_one_job(
         await until(lambda: ran, "the missed tick runs")
         await overview_is(queue, finished=1)
     assert len(ran) == 1
+
+
+async def test_a_schedule_with_another_expression_has_missed_none_of_its_ticks(
+    queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey
+) -> None:
+    """A monthly job whose hour was changed ran once more on the day of the change, whichever that was."""
+    ran: list[str] = []
+
+    def scheduled(expression: str, timezone: str) -> Worker:
+        worker = new_worker(timezone=timezone)
+
+        @worker.cron(expression, "monthly")
+        async def monthly(job: RunningJob) -> None:
+            ran.append(job.id)
+
+        @worker.job("after")
+        async def after(job: RunningJob) -> str:
+            return "done"
+
+        return worker
+
+    base = f"{prefix}:queue:{{default}}"
+    for expression, timezone in (("0 0 1 1 *", "UTC"), ("0 1 1 1 *", "UTC"), ("0 1 1 1 *", "Asia/Tokyo")):
+        worker = scheduled(expression, timezone)
+        async with working(worker):
+            await until(
+                lambda ticks=f"{expression} {timezone}": store.hget(base, "cron:monthly") == ticks.encode(), "the schedule has begun"
+            )
+            assert await (await queue.enqueue("after", result_ttl=60)).result(30) == "done"
+        assert ran == []
+        store.hset(base, "v:cron:monthly", "1000 1000")  # as if its last tick were long ago
+    async with working(worker):
+        await until(lambda: len(ran) == 1, "a tick that was missed is made up for")
 
 
 async def test_each_tick_is_one_job_over_all_workers(queue: Queue, new_worker: NewWorker) -> None:

@@ -3,7 +3,8 @@
 -- Keys of queue Q, always all 22 and in this order (one hash slot; every key a function touches is declared):
 --   gw:queue:{Q}            hash: counters (enqueued, taken, started, finished, retried, dead, cancelled, crashed, given_back, strays, sent_again;
 --                           start_ms and finish_ms are sums), seq, picks, hungry, next:NAME (when a limited name may start again),
---                           pace:NAME (the same by those that started, where next counts the reserved ones), v:EPOCH
+--                           pace:NAME (the same by those that started, where next counts the reserved ones), v:EPOCH, cron:NAME (the
+--                           expression and time zone of the ticks that are the versions of v:cron:NAME)
 --   gw:queue:{Q}:jobs       hash: id → the job, a JSON object that begins with its numbers and ends with its data
 --   gw:queue:{Q}:runs       hash: id → 'TOKEN FAILURES CRASHES FLAGS WORKER' of a job that was taken; the worker is '' while it does not run;
 --                           flags: c it was cancelled while it ran, p its start is reserved within the limit of its name
