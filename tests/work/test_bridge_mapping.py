@@ -99,7 +99,7 @@ IMPOSSIBLE = {
     "no channel": ('list = "a"', "bridges.0.channel: Field required"),
     "an unknown key": ('list = "a"\nchanel = "posts:a"\nchannel = "posts:a"', "'bridges.0.chanel'; did you mean 'bridges.0.channel'?"),
     "half a field": ('list = "a"\nchannel = "posts:{a"', "bridges.0.channel: 'posts:{a' has a brace without its partner"),
-    "an impossible channel": ('list = "a"\nchannel = "posts:\\n"', "bridges.0.channel: the channel's name holds a brace or a control"),
+    "an impossible channel": ('list = "a"\nchannel = "posts:\\n"', "bridges.0.channel: the channel's name holds a brace, a control"),
     "an unknown namespace": ('list = "a"\nchannel = "nothing:{a}"', "bridges.0.channel: there is no namespace 'nothing'"),
     "take from a stream": ('stream = "a"\ntake = "left"\nchannel = "posts:a"', "bridges.0: take is for bridges from a list"),
     "start of a list": ('list = "a"\nstart = "new"\nchannel = "posts:a"', "bridges.0: start is for bridges from a stream"),
