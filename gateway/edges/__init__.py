@@ -5,6 +5,7 @@ first_read          an accepted socket until its first bytes, which are a WebSoc
 http_protocol       uvicorn's HTTP protocol, with the handshake to WebSocket, direct answers, and direct writing for streams
 http_bounds         its bounds: what a client may have it hold, and for how long
 time_limits         how long a connection waits, and for what
+closing             sockets whose clients are gone, closed a few in each turn of the loop
 uvicorn_internals   everything undocumented of uvicorn that is used, and why
 websocket           a WebSocket connection as an outlet of a session
 websocket_frames    the frames that nearly all clients send
