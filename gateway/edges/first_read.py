@@ -17,6 +17,7 @@ from ..runtime.wheel import Wheel
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from . import time_limits
+from .closing import stays_open
 from .http_bounds import FIELDS_MOST
 from .http_protocol import HttpProtocol
 from .request import socket_address
@@ -110,6 +111,9 @@ class FirstRead(asyncio.Protocol):
         """From the wheel: the client sent nothing in time, and HttpProtocol answers that."""
         self._serve_http().tick(now)
         return None
+
+    def eof_received(self) -> bool:
+        return stays_open(self._transport, self._node.admission.closings)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()

@@ -387,9 +387,13 @@ async def _pump_body(output: Buffered, send: Send) -> None:
 
 
 async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
-    _, unfinished = await asyncio.wait([asyncio.create_task(each) for each in work], return_when=asyncio.FIRST_COMPLETED)
-    for task in unfinished:
-        task.cancel()
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # some servers raise where something is sent to a client that is gone
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -88,8 +88,8 @@ class EmulatedSession(Protocol):
 class Admission:
     """The registry of a process's clients, and what they do in ``counts``. ``now`` is the clock, in seconds.
 
-    ``turns`` has the places of those whose messages are handled in one turn of the loop, and ``closings`` of those whose sockets are closed:
-    thousands may send, and leave, at the same time.
+    ``turns`` has the places of those whose messages are handled in one turn of the loop, ``resumptions`` of those whose commands go on after
+    they waited, and ``closings`` of those whose sockets are closed: thousands may send, be answered, and leave, at the same time.
     """
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
@@ -101,6 +101,7 @@ class Admission:
         self.places = Places(limits, now)
         self.counts = ClientCounts()
         self.turns = Turns(READ_AT_ONCE)
+        self.resumptions = Turns(READ_AT_ONCE)
         self.closings = Turns(CLOSED_AT_ONCE)
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id

@@ -5,7 +5,8 @@
 
 Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe, or another command about a
 channel, waits for the reply to the subscribe before it, while BUSY_MOST of them are in work, while the client does not read its
-answers, and for a later turn of the loop where one message holds many of them: of many such clients, a few go on in each turn.
+answers, and for a later turn of the loop where one message holds many of them, or where many clients could go on at the same moment, as when
+Valkey's answers to them came together: of many such clients, a few go on in each turn.
 Since nothing is read meanwhile, the backlog holds one message's commands and what the socket's buffer brought with it.
 
 Answers that may be large take turns (``answer_in_turn``): each is read when the client has taken those before it, but for
@@ -26,6 +27,7 @@ from ..errors import ClientError, Disconnect, Internal, KeyUnknown, StoreError
 from ..rules.identity import ANONYMOUS
 from ..rules.protocol import PONG, Command, decode, error_reply, reply
 from ..rules.rate_limit import spend
+from ..runtime.turns import Turns
 from .deadlines import Followed, TimedClient
 from .node import Node
 from .outlet import Outlet
@@ -100,25 +102,41 @@ class CommandingClient(TimedClient[Followed]):
         except Disconnect as disconnect:
             self.close(disconnect)
         else:
-            self._take(commands)
+            self._take(commands, self.node.admission.turns)
 
     def resume(self) -> None:
-        """Goes on with the commands and answers that waited, if they need not wait any longer."""
+        """Goes on with the commands and answers that waited, if they need not wait any longer. The commands may wait for a later turn."""
         self._read_next()
-        if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
-            backlog, self.backlog = self.backlog, None
-            corked = self.outlet.cork()  # a write for each answer takes longer than most commands
-            self._take(backlog)
-            if corked:
-                self.outlet.uncork()
-            if self.backlog is None and self.state is not CLOSED:
-                self.outlet.hold_reading(False)
+        if self._goes_on:
+            if self.node.admission.resumptions.take():
+                self._go_on()
+            else:
+                self._await_turn()
+
+    @property
+    def _goes_on(self) -> bool:
+        return self.backlog is not None and self.state is not CLOSED and not self._must_wait()
+
+    def _await_turn(self) -> None:
+        self.awaits_turn = True
+        self.node.admission.resumptions.later(self._have_turn)
 
     def _have_turn(self) -> None:
         self.awaits_turn = False
-        self.resume()
+        if self._goes_on:
+            self._go_on()
 
-    def _take(self, commands: list[Command]) -> None:
+    def _go_on(self) -> None:
+        backlog, self.backlog = self.backlog or [], None
+        corked = self.outlet.cork()  # a write for each answer takes longer than most commands
+        self._take(backlog, self.node.admission.resumptions)
+        if corked:
+            self.outlet.uncork()
+        if self.backlog is None and self.state is not CLOSED:
+            self.outlet.hold_reading(False)
+
+    def _take(self, commands: list[Command], turns: Turns) -> None:
+        """``turns`` has the place that the client was given for them."""
         if self.backlog is not None:
             self.backlog += commands
             return
@@ -128,8 +146,7 @@ class CommandingClient(TimedClient[Followed]):
                 if self.state is CLOSED:
                     return
                 if room <= 0:
-                    self.awaits_turn = True
-                    self.node.admission.turns.later(self._have_turn)
+                    self._await_turn()
                 if self._must_wait() or self._awaits_subscribe(command):
                     self.backlog = commands[number:]
                     self.outlet.hold_reading(True)
@@ -140,7 +157,7 @@ class CommandingClient(TimedClient[Followed]):
             self.close(disconnect)
         finally:
             if more := (TURN_MOST - room) // PLACE_COMMANDS:
-                self.node.admission.turns.take_more(more)
+                turns.take_more(more)
 
     def _must_wait(self) -> bool:
         # A command after an unsubscribe may subscribe to the same channel again, so it waits for the unsubscribe.

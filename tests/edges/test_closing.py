@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Config
+from gateway.edges.first_read import FirstRead
 from gateway.edges.http_protocol import HttpProtocol
 from gateway.edges.outlets import Direct
 from gateway.edges.websocket import WebSocketConnection
@@ -30,6 +31,10 @@ async def served(valkey_url: str, prefix: str) -> AsyncIterator[SimpleNamespace]
         yield SimpleNamespace(port=port)
 
 
+async def silent(raw: Socket) -> None:
+    """It asks nothing."""
+
+
 async def websocket(raw: Socket) -> None:
     assert await raw.upgrade() == 101
     await raw.say({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "open:1"}})
@@ -47,8 +52,8 @@ async def kept_alive(raw: Socket) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "begin"),
-    [(WebSocketConnection, websocket), (Direct, event_stream), (HttpProtocol, kept_alive)],
-    ids=["WebSocket", "SSE", "HTTP"],
+    [(FirstRead, silent), (WebSocketConnection, websocket), (Direct, event_stream), (HttpProtocol, kept_alive)],
+    ids=["silent", "WebSocket", "SSE", "HTTP"],
 )
 async def test_those_who_vanish_together_are_closed_a_few_in_each_turn(
     kind: Any, begin: Callable[[Socket], Awaitable[None]], served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch

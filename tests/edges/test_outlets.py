@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from itertools import pairwise
 from math import ceil
@@ -13,7 +14,7 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.config import Config
-from gateway.edges.outlets import Buffer, Buffered, Direct
+from gateway.edges.outlets import Buffer, Buffered, Direct, until_gone
 from gateway.edges.sse.open import EventStreams
 from gateway.edges.sse.stream import EventStream
 from gateway.edges.websocket_asgi import serve_websocket
@@ -186,3 +187,22 @@ async def test_the_close_code_reaches_a_client_that_goes_on_sending_whatever_ser
         assert sent[-1] == {"type": "websocket.close", "code": 3503, "reason": "force disconnect"}
     finally:
         await gateway.stop()
+
+
+@pytest.mark.parametrize("how", ["its server raises", "its server ends it"])
+async def test_a_stream_of_another_server_leaves_no_task_behind(how: str) -> None:
+    """A server of ASGI 2.4 raises where something is sent to a client that is gone; each was a traceback in the log."""
+    reported, before = [], asyncio.all_tasks()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    output = Buffered(AsyncMock(side_effect=OSError if how == "its server raises" else None))
+    stream = SimpleNamespace(output=output, gone=Mock())
+    request = asyncio.create_task(until_gone(stream, asyncio.Event().wait, AsyncMock()))
+    output.write(b"data")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.wait([request])
+    del request
+    gc.collect()
+    assert asyncio.all_tasks() == before and not reported
+    stream.gone.assert_called_once()

@@ -405,6 +405,21 @@ async def test_a_client_whose_commands_wait_for_their_turn_has_no_other_for_each
     assert turns.most <= TURN_MOST + BUSY_MOST
 
 
+async def test_of_many_clients_that_are_answered_together_some_go_on_at_a_time(gateway: Gateway) -> None:
+    """Valkey's answers to hundreds of clients may come in one read."""
+    clients, send, count = [await connected(gateway, "chat:1") for _ in range(3 * READ_AT_ONCE)], Client.send, PLACE_COMMANDS - 2
+    with TurnCounter() as turns:
+        for client in clients:
+            pings = [{"id": number, "ping": {}} for number in range(4, 4 + count)]
+            client.session.busy = BUSY_MOST - 1
+            client.send_commands({"id": 3, "presence_stats": {"channel": "chat:1"}}, *pings)
+        for client in clients:
+            client.send = lambda text, client=client: (turns.note(), send(client, text))  # type: ignore[misc]
+        for client in clients:
+            await client.answered(3 + count)
+    assert turns.most <= READ_AT_ONCE * count + len(clients)
+
+
 async def test_of_many_clients_with_many_commands_some_have_a_turn_at_a_time(gateway: Gateway) -> None:
     clients = [await connected(gateway) for _ in range(10)]
     for client in clients:
