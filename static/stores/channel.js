@@ -9,8 +9,8 @@ export class ChannelStore extends Store {
   #shown;
   #subscription;
   #wasLive = false;
-  #wanted = false; // history has to be read when the channel is live
-  #reading; // a new object for each read, so that the answer to an earlier one is ignored
+  #wanted = false; // history has to be read once the channel is live, and has not been yet
+  #reading = null; // a new object for each read under way, so that the answer to an earlier one is ignored
   #newest = 0; // the offset of the last publication that arrived
 
   constructor(gateway, channel, { history = 0, limit = 100, since, token, joinLeave } = {}) {
@@ -62,9 +62,7 @@ export class ChannelStore extends Store {
   }
 
   #readWanted() {
-    if (!this.#wanted || this.snapshot.state !== "live") return;
-    this.#wanted = false;
-    this.#read(this.history);
+    if (this.#wanted && !this.#reading && this.snapshot.state === "live") this.#read(this.history);
   }
 
   #take(publication) {
@@ -89,22 +87,31 @@ export class ChannelStore extends Store {
     this.#shown.breakOff();
     if (this.history) this.#shown.clear();
     this.#show({ gaps: this.snapshot.gaps + 1, more: false });
-    if (!this.history) return;
-    if (this.snapshot.state === "live") this.#read(this.history);
-    else this.#wanted = true;
+    this.#wanted = this.history > 0;
+    this.#readWanted();
   }
 
   async #read(limit, since) {
     const reading = (this.#reading = {});
     const token = this.#subscription?._token?.value;
     try {
-      const publications = await readHistory(this.gateway, this.channel, { limit, since, token });
-      if (reading === this.#reading) this.#add(publications, limit);
+      const { publications, epoch } = await readHistory(this.gateway, this.channel, { limit, since, token });
+      if (reading !== this.#reading) return;
+      this.#reading = null;
+      if (this.#isOfAnother(epoch)) return;
+      this.#wanted = false;
+      this.#add(publications, limit);
     } catch (error) {
       if (reading !== this.#reading) return;
-      this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it
+      this.#reading = null;
       this._failed(error, () => this.#readWanted());
     }
+  }
+
+  /** Whether history began anew, and the gap that announces that is still to come: what is shown is of before. */
+  #isOfAnother(epoch) {
+    const { position } = this.#subscription ?? {};
+    return Boolean(position) && position.epoch !== epoch;
   }
 
   /** `found` is newest first. */

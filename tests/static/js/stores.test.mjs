@@ -82,6 +82,22 @@ test("the answer to a read from before a gap hides nothing that follows the gap"
   assert.deepEqual(data(store), ["before", 1]);
 });
 
+test("an answer of a history that began anew, which comes before the gap, is shown once and after it", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a"));
+  page.socket.publish("a", "before", 8);
+  page.socket.push("a", { unsubscribe: { code: 2500, reason: "insufficient state" } });
+  const anew = { publications: entries(2, 1), epoch: "f", offset: 2 };
+  store.older();
+  page.socket.reply("history", anew);
+  await page.advance(500);
+  page.socket.reply("subscribe", { recoverable: true, was_recovering: true, recovered: false, epoch: "f", offset: 2 });
+  page.socket.publish("a", 3, 3);
+  store.older();
+  page.socket.reply("history", anew);
+  await settled();
+  assert.deepEqual(data(store), ["before", 1, 2, 3]);
+});
+
 test("a history that could not be read is read again while the connection goes on", async () => {
   const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
@@ -91,6 +107,18 @@ test("a history that could not be read is read again while the connection goes o
   page.socket.reply("history", { publications: entries(7, 6), epoch: "e", offset: 7 });
   await settled();
   assert.deepEqual([data(store), store.snapshot.error], [[6, 7], null]);
+});
+
+test("older publications that are asked for while the first are read, and fail, do not take their place", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  page.socket.publish("a", 8, 8);
+  store.older();
+  await settled();
+  page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
+  await page.advance(1000);
+  page.socket.reply("history", { publications: entries(8, 7, 6), epoch: "e", offset: 8 });
+  await settled();
+  assert.deepEqual([data(store), store.snapshot.error], [[6, 7, 8], null]);
 });
 
 test("a store reads ever more rarely while the errors last", async () => {
