@@ -56,9 +56,12 @@ export class ChannelStore extends Store {
   }
 
   #changed({ state, code, reason }) {
+    const isBack = state === "live" && this.snapshot.state !== "live" && this.#wasLive;
     this.#wasLive ||= state === "live";
     this._update({ state, code, reason });
-    this.#readWanted();
+    // A channel that does not recover brings nothing that was missed, and no gap.
+    if (isBack && this.history > 0 && !this.#subscription.position) this.#readAnew();
+    else this.#readWanted();
   }
 
   #readWanted() {
@@ -82,12 +85,16 @@ export class ChannelStore extends Store {
 
   /** What is shown may lack publications in its middle; so it is replaced by what history holds, where the page asked for history. */
   #gap() {
+    this.#shown.breakOff();
+    this.#readAnew({ gaps: this.snapshot.gaps + 1 });
+  }
+
+  #readAnew(changes) {
     this.#newest = 0;
     this.#reading = null; // the answer to a read from before the gap may be of another epoch
-    this.#shown.breakOff();
-    if (this.history) this.#shown.clear();
-    this.#show({ gaps: this.snapshot.gaps + 1, more: false });
     this.#wanted = this.history > 0;
+    if (this.#wanted) this.#shown.clear();
+    this.#show({ ...changes, more: false });
     this.#readWanted();
   }
 

@@ -267,6 +267,22 @@ test("a channel without positions has older publications too", async () => {
   assert.deepEqual(page.socket.sent("history").at(-1).since, { epoch: "", offset: 7 });
 });
 
+test("what a channel without positions missed is shown where history is read", async () => {
+  const [page, store] = await followingPlain((gateway) => new ChannelStore(gateway, "a", { history: 2 }));
+  page.socket.reply("history", { publications: entries(7, 6), epoch: "e", offset: 7 });
+  await settled();
+  page.socket.end();
+  await page.advance(500);
+  page.socket.open();
+  await settled();
+  page.socket.reply("connect", {});
+  page.socket.reply("subscribe", {});
+  page.socket.publish("a", 10, 10);
+  page.socket.reply("history", { publications: entries(9, 8), epoch: "e", offset: 9 });
+  await settled();
+  assert.deepEqual([data(store), store.snapshot.gaps], [[8, 9, 10], 0]);
+});
+
 test("publications of a channel without positions whose offsets begin anew are shown, after a gap", async () => {
   const [page, store] = await followingPlain((gateway) => new ChannelStore(gateway, "a"));
   for (const offset of [7, 8, 1, 2]) page.socket.publish("a", offset, offset);
