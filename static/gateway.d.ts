@@ -193,7 +193,7 @@ export interface Subscription<Data = any> extends Emitter<SubscriptionEvents<Dat
 
 export interface Inbox {
   readonly unread: number | null;
-  list<Data = any>(options?: { limit?: number; before?: string }): Promise<InboxPage<Data>>;
+  list<Data = any>(options?: { limit?: number; before?: string | null }): Promise<InboxPage<Data>>;
   read(marks: InboxMarks): Promise<void>;
 }
 

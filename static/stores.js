@@ -11,7 +11,8 @@
  * publication or notification that arrives while the store follows.
  *
  * new ChannelStore(gateway, channel, { history, limit, since, token, joinLeave })
- *   history    0: the number of older publications that are read from the channel's history at first, and again after a gap
+ *   history    0: the number of older publications that are read from the channel's history at first, and again after a gap; of a channel
+ *              that does not recover, also when the connection is back
  *   limit      100: how many publications the snapshot holds; the oldest are dropped first
  *   since, token, joinLeave    as of gateway.subscribe()
  *   snapshot   { publications, state, code, reason, more, gaps, error }

@@ -9,8 +9,8 @@ export class ChannelStore extends Store {
   #shown;
   #subscription;
   #wasLive = false;
-  #wanted = false; // history has to be read when the channel is live
-  #reading; // a new object for each read, so that the answer to an earlier one is ignored
+  #wanted = false; // history has to be read once the channel is live, and has not been yet
+  #reading = null; // a new object for each read under way, so that the answer to an earlier one is ignored
   #newest = 0; // the offset of the last publication that arrived
 
   constructor(gateway, channel, { history = 0, limit = 100, since, token, joinLeave } = {}) {
@@ -56,15 +56,16 @@ export class ChannelStore extends Store {
   }
 
   #changed({ state, code, reason }) {
+    const isBack = state === "live" && this.snapshot.state !== "live" && this.#wasLive;
     this.#wasLive ||= state === "live";
     this._update({ state, code, reason });
-    this.#readWanted();
+    // A channel that does not recover brings nothing that was missed, and no gap.
+    if (isBack && this.history > 0 && !this.#subscription.position) this.#readAnew();
+    else this.#readWanted();
   }
 
   #readWanted() {
-    if (!this.#wanted || this.snapshot.state !== "live") return;
-    this.#wanted = false;
-    this.#read(this.history);
+    if (this.#wanted && !this.#reading && this.snapshot.state === "live") this.#read(this.history);
   }
 
   #take(publication) {
@@ -84,29 +85,40 @@ export class ChannelStore extends Store {
 
   /** What is shown may lack publications in its middle; so it is replaced by what history holds, where the page asked for history. */
   #gap() {
+    this.#shown.breakOff();
+    this.#readAnew({ gaps: this.snapshot.gaps + 1 });
+  }
+
+  #readAnew(changes) {
     this.#newest = 0;
     this.#reading = null; // the answer to a read from before the gap may be of another epoch
-    this.#shown.breakOff();
-    if (this.history) this.#shown.clear();
-    this.#show({ gaps: this.snapshot.gaps + 1, more: false });
-    if (!this.history) return;
-    if (this.snapshot.state === "live") this.#read(this.history);
-    else this.#wanted = true;
+    this.#wanted = this.history > 0;
+    if (this.#wanted) this.#shown.clear();
+    this.#show({ ...changes, more: false });
+    this.#readWanted();
   }
 
   async #read(limit, since) {
     const reading = (this.#reading = {});
     const token = this.#subscription?._token?.value;
     try {
-      const { found, epoch } = await readHistory(this.gateway, this.channel, { limit, since, token });
-      const followed = this.#subscription?.position?.epoch ?? epoch;
-      // Of another epoch than what is shown: the gap that announces it comes after the answer, and has history read anew.
-      if (reading === this.#reading && epoch === followed) this.#add(found, limit);
+      const { publications, epoch } = await readHistory(this.gateway, this.channel, { limit, since, token });
+      if (reading !== this.#reading) return;
+      this.#reading = null;
+      if (this.#isOfAnother(epoch)) return;
+      this.#wanted = false;
+      this.#add(publications, limit);
     } catch (error) {
       if (reading !== this.#reading) return;
-      this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it
+      this.#reading = null;
       this._failed(error, () => this.#readWanted());
     }
+  }
+
+  /** Whether history began anew, and the gap that announces that is still to come: what is shown is of before. */
+  #isOfAnother(epoch) {
+    const { position } = this.#subscription ?? {};
+    return Boolean(position) && position.epoch !== epoch;
   }
 
   /** `found` is newest first. */

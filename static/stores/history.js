@@ -3,7 +3,7 @@
 const HISTORY_MOST = 300; // publications of one answer over WebSocket
 const CUT_CHARACTERS = 40_000; // the gateway ends an answer at about 256 KiB, where a character is up to six bytes
 
-/** As many of the newest before `since` as `limit` says, where history holds so many, and their epoch. `token` is the channel's, if it has one. */
+/** { publications, epoch }: as many of the newest before `since` as `limit` says, where history holds so many. `token` is the channel's, if it has one. */
 export async function readHistory(gateway, channel, { limit, since, token }) {
   const found = [];
   for (;;) {
@@ -12,7 +12,7 @@ export async function readHistory(gateway, channel, { limit, since, token }) {
     found.push(...publications);
     const oldest = publications.at(-1)?.offset ?? 0;
     const isCut = publications.length >= HISTORY_MOST || JSON.stringify(publications).length >= CUT_CHARACTERS;
-    if (oldest <= 1 || found.length >= limit || !isCut) return { found, epoch };
+    if (oldest <= 1 || found.length >= limit || !isCut) return { publications: found, epoch };
     since = { epoch, offset: oldest };
   }
 }

@@ -68,6 +68,7 @@ async function ask() {
   await gateway.inbox.read({ ids: notifications.map(({ id }) => id) });
   await gateway.inbox.read({ all: true });
   await gateway.inbox.read({}); // mistake
+  await gateway.inbox.list({ before: next });
   await gateway.inbox.list({ after: next }); // mistake
   for (const { user, client } of await posts.presence()) show(user + client, true);
   const { clients } = await posts.presenceStats();

@@ -63,6 +63,15 @@ test("a connection without its ping is dead after the silence that is allowed, a
   assert.deepEqual(codes(page).at(-1), "waiting timeout");
 });
 
+test("a clock that is set back by an hour does not hide for an hour that a connection is dead", async () => {
+  let backMs = 0;
+  const page = new Page({ silenceMs: 1000, platform: { now: () => page.clock.now() - backMs } });
+  await page.connect({ ping: 25 });
+  backMs = 3_600_000;
+  await page.advance(52_000); // the silence that is allowed begins anew once
+  assert.deepEqual(codes(page).at(-1), "waiting timeout");
+});
+
 test("each failure doubles the backoff up to the longest, and a steady connection starts it anew", async () => {
   const page = new Page({ backoffMs: 100, longestBackoffMs: 1000 });
   const waits = [];

@@ -96,6 +96,22 @@ test("a history of an epoch whose gap is still to come is not shown among what w
   assert.deepEqual(data(store), [1, 2]);
 });
 
+test("an answer of a history that began anew, which comes before the gap, is shown once and after it", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a"));
+  page.socket.publish("a", "before", 8);
+  page.socket.push("a", { unsubscribe: { code: 2500, reason: "insufficient state" } });
+  const anew = { publications: entries(2, 1), epoch: "f", offset: 2 };
+  store.older();
+  page.socket.reply("history", anew);
+  await page.advance(500);
+  page.socket.reply("subscribe", { recoverable: true, was_recovering: true, recovered: false, epoch: "f", offset: 2 });
+  page.socket.publish("a", 3, 3);
+  store.older();
+  page.socket.reply("history", anew);
+  await settled();
+  assert.deepEqual(data(store), ["before", 1, 2, 3]);
+});
+
 test("a history that could not be read is read again while the connection goes on", async () => {
   const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
@@ -105,6 +121,18 @@ test("a history that could not be read is read again while the connection goes o
   page.socket.reply("history", { publications: entries(7, 6), epoch: "e", offset: 7 });
   await settled();
   assert.deepEqual([data(store), store.snapshot.error], [[6, 7], null]);
+});
+
+test("older publications that are asked for while the first are read, and fail, do not take their place", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  page.socket.publish("a", 8, 8);
+  store.older();
+  await settled();
+  page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
+  await page.advance(1000);
+  page.socket.reply("history", { publications: entries(8, 7, 6), epoch: "e", offset: 8 });
+  await settled();
+  assert.deepEqual([data(store), store.snapshot.error], [[6, 7, 8], null]);
 });
 
 test("a store reads ever more rarely while the errors last", async () => {
@@ -251,6 +279,22 @@ test("a channel without positions has older publications too", async () => {
   store.older();
   await settled();
   assert.deepEqual(page.socket.sent("history").at(-1).since, { epoch: "", offset: 7 });
+});
+
+test("what a channel without positions missed is shown where history is read", async () => {
+  const [page, store] = await followingPlain((gateway) => new ChannelStore(gateway, "a", { history: 2 }));
+  page.socket.reply("history", { publications: entries(7, 6), epoch: "e", offset: 7 });
+  await settled();
+  page.socket.end();
+  await page.advance(500);
+  page.socket.open();
+  await settled();
+  page.socket.reply("connect", {});
+  page.socket.reply("subscribe", {});
+  page.socket.publish("a", 10, 10);
+  page.socket.reply("history", { publications: entries(9, 8), epoch: "e", offset: 9 });
+  await settled();
+  assert.deepEqual([data(store), store.snapshot.gaps], [[8, 9, 10], 0]);
 });
 
 test("publications of a channel without positions whose offsets begin anew are shown, after a gap", async () => {
