@@ -70,6 +70,9 @@ class _Held:
 
     def fail_overtaken(self, by: Command) -> None:
         """Those that are older than a guarded command, which was carried out, and of its channel."""
+        oldest = self.oldest()
+        if oldest is None or oldest.number >= by.number:
+            return
         counters = set(counters_of(by.text))
         for number, command in self._commands:
             is_older = number < by.number and command.guarded and command is not self.attempt and not command.future.done()
