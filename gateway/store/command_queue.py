@@ -7,7 +7,7 @@
 All that is ``refused`` is older than what is ``written``, which is older than what is ``waiting``. But for ``alone``, the oldest of all.
 
 What was written when Valkey refused a command may be carried out, where the cause is over in between. A guarded command to the same channel that was
-refused is *overtaken* then: it fails, since it would be carried out after a newer one. Jobs are told apart by numbers of their producers, and wait.
+refused is *overtaken* then: it fails, since it would be carried out after a newer one. So it does where the answer to the newer one is lost. Jobs are told apart by numbers of their producers, and wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["OVERTAKEN", "CommandQueue"]
 
 STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
 OVERTAKEN = (
-    "Valkey refused it for the moment, and has carried out a newer one of its channel: it is not sent again, which would be out of order"
+    "Valkey refused it for the moment, and has carried out a newer one of its channel, as far as is known: it is not sent again, which would be "
+    "out of order"
 )
 
 
@@ -86,7 +87,7 @@ class CommandQueue:
         (self.refused.appendleft if command is self.alone else self.refused.append)(command)
 
     def carried_out(self, command: Command) -> None:
-        """Valkey has carried out this guarded command, though it refused others."""
+        """Valkey has carried out this guarded command, or perhaps has, though it refused others."""
         if command is not self.alone:
             for key in counters_of(command.text):
                 self._overtaken.update(self._refused_at.pop(key, ()))

@@ -11,7 +11,7 @@ command that gets no good answer:
 | Valkey carried nothing out: it is loading, is    | are sent again, in their order and before all newer ones, once the    |
 | not the primary, or has lost its functions       | cause is mended; meanwhile nothing newer is sent                      |
 | the same, and a newer guarded one to the same    | fail with Unavailable: sent again they would be out of order          |
-| channel was carried out meanwhile                |                                                                       |
+| channel was carried out meanwhile, or perhaps    |                                                                       |
 | ``patience`` seconds are over                    | fail with Unavailable                                                 |
 """
 
@@ -56,7 +56,7 @@ class Redirects(Protocol):
         """Valkey did not carry the command out, since its slot is elsewhere, moves, or is nowhere: takes it over."""
 
     def carried_out(self, command: Command) -> None:
-        """Valkey has carried out this guarded command."""
+        """Valkey has carried out this guarded command, or perhaps has."""
 
     def unreachable(self, server: ServerCommands) -> None:
         """A connection could not be opened, or is silent: another server may have its slots by now."""
@@ -270,7 +270,7 @@ class ServerCommands:
                 command.waiter.set_result(reply)
 
     def _carried_out(self, command: Command) -> None:
-        """Older ones of its channel that were refused would come after it."""
+        """It is, or perhaps. Older ones of its channel that were refused would come after it."""
         if self.queue.refused:
             self.queue.carried_out(command)
         if self._redirects is not None:
@@ -403,6 +403,9 @@ class ServerCommands:
         if self._mending is not None and self._mending is not asyncio.current_task():
             self._mending.cancel()
         self._mending = None
+        for command in self.queue.written:
+            if command.guarded:
+                self._carried_out(command)
         self.queue.lose(reason)
 
     async def _stay_connected(self) -> None:

@@ -4,8 +4,8 @@ The order of a slot's commands is what a channel's order rests on. So from the f
 written already is answered first; then the oldest command is sent alone, to wherever the slot is, until it is answered; only then
 do the others follow. ``ASK`` is answered one by one, until the slot has arrived.
 
-What was written already may be carried out, where the cause of the refusal is over in between. Then an older one of the same channel fails, as
-where there is one server (``command_queue``).
+What was written already may be carried out, where the cause of the refusal is over in between. Then an older one of the same channel that was
+refused fails, as where there is one server (``command_queue``).
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ class _Held:
 
     def fail_overtaken(self, by: Command) -> None:
         """Those that are older than a guarded command, which was carried out, and of its channel."""
+        oldest = self.oldest()
+        if oldest is None or oldest.number >= by.number:
+            return
         counters = set(counters_of(by.text))
         for number, command in self._commands:
             is_older = number < by.number and command.guarded and command is not self.attempt and not command.future.done()
@@ -125,7 +128,7 @@ class HeldSlots:
         held.add([command])
 
     def carried_out(self, command: Command) -> None:
-        """A shard has carried out this guarded command."""
+        """A shard has carried out this guarded command, or perhaps has."""
         if self._held and (held := self._held.get(command.slot)) is not None:
             held.fail_overtaken(command)
 

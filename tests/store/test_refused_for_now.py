@@ -28,11 +28,12 @@ class Functions:
 
 class Refusing:
     """Answers like Valkey, and refuses the publications that ``refuses``, which gets their number in the order of their arrival, and a refused one is
-    counted again. ``done`` are those that it carried out. It closes the connection in place of an answer to number ``closes_at``."""
+    counted again. ``done`` are those that it carried out. It closes the connection in place of number ``closes_at``, and in place of the answer to
+    number ``silent_at``, which it carries out."""
 
     def __init__(self) -> None:
         self.refuses: Callable[[int], bool] = lambda number: False
-        self.closes_at = 0
+        self.closes_at = self.silent_at = 0
         self.refusal = REFUSAL
         self.done: list[bytes] = []
         self._arrived = 0
@@ -58,7 +59,7 @@ class Refusing:
         if self.refuses(self._arrived):
             return self.refusal
         self.done.append(command[-3])  # before the guard
-        return b"+OK\r\n"
+        return b"" if self._arrived == self.silent_at else b"+OK\r\n"
 
     def close(self) -> None:
         for end in self._ends:
@@ -157,3 +158,20 @@ async def test_a_publish_to_a_cluster_is_not_sent_again_once_a_newer_one_of_its_
             await overtaken
         await asyncio.gather(other, newer, publish(cluster_commands, "a", "4"))
     assert [data for data in node.done if data != b"2"] == [b"3", b"4"] and b"2" in node.done
+
+
+@pytest.mark.parametrize("in_cluster", [False, True])
+async def test_a_publish_is_not_sent_again_where_the_answer_to_a_newer_one_of_its_channel_is_lost(
+    server: Refusing, commands: Commands, node: OnlyNode, cluster_commands: Commands, in_cluster: bool
+) -> None:
+    valkey, calling = (node, cluster_commands) if in_cluster else (server, commands)
+    valkey.refuses = lambda number: number == 1
+    valkey.silent_at = 2
+    overtaken, newer = publish(calling, "a", "1"), publish(calling, "a", "2")
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="out of order"):
+            await overtaken
+        with pytest.raises(Unavailable, match="lost"):
+            await newer
+        await publish(calling, "a", "3")
+    assert valkey.done == [b"2", b"3"]
