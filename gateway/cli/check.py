@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -149,6 +150,13 @@ def _doubt_settings(config: Config, report: Report) -> None:
         report.warn(
             "tokens.hmac_secret, or one of tokens.previous_hmac_secrets, begins or ends with white space, as the end of a file's last line: a "
             "backend whose secret does not makes tokens that are refused"
+        )
+    if config.valkey_url and config.valkey_port:
+        report.warn("valkey_port has no effect: it is of the embedded Valkey, and valkey_url names another", "valkey_port = 0")
+    if "pong_seconds" in config.model_fields_set and config.pong_seconds > 0.9 * config.ping_seconds:
+        report.warn(
+            f"pong_seconds = {config.pong_seconds:g} has no effect: a ping is answered before the next one, within {0.9 * config.ping_seconds:g} s",
+            f"ping_seconds = {math.ceil(config.pong_seconds / 0.9)}",
         )
     if "*" in config.allowed_origins:
         report.warn(
