@@ -108,6 +108,9 @@ def _version(info: Mapping[str, str]) -> list[Finding]:
 def _evicted(info: Mapping[str, str]) -> list[Finding]:
     if (count := int(info.get("evicted_keys", "0"))) == 0:
         return []
+    if info.get("maxmemory_policy", "noeviction") == "noeviction":  # it counts since its start
+        sentence = f"Valkey has removed {count:,} keys while its memory was full, before it had noeviction: history, inboxes or jobs were lost"
+        return [Finding(Weight.NOTE, sentence, "CONFIG RESETSTAT    (from then on it counts anew)")]
     sentence = f"Valkey has removed {count:,} keys because its memory was full: history, inboxes or jobs were lost"
     return [Finding(Weight.FAULT, sentence, _line("maxmemory-policy", "noeviction") + ", and a larger maxmemory")]
 
