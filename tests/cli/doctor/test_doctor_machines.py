@@ -92,6 +92,7 @@ def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
         ({"aof_last_write_status": "err"}, Weight.FAULT, "could not write its append-only file"),
         ({"rdb_last_bgsave_status": "err"}, Weight.FAULT, "could not write its snapshot"),
         ({"used_memory": "950000"}, Weight.WARNING, "Valkey uses"),
+        ({"used_memory": "1000001"}, Weight.FAULT, "Valkey refuses to write: its memory is full"),
         ({"connected_clients": "9500", "maxclients": "10000"}, Weight.WARNING, "9,500 of its 10,000 connections"),
         ({"maxmemory": "0"}, Weight.NOTE, "no limit of its memory"),
         ({"aof_enabled": "0"}, Weight.WARNING, "writes no append-only file"),
