@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from ..auth.fingerprint import fingerprint
 from ..auth.keys import Keys
@@ -17,7 +18,7 @@ from ..control.secrets_check import differing
 from ..errors import ConfigurationError, GatewayError, NotPermitted
 from ..runtime import tracing
 from ..runtime.logs import printable
-from ..serve.certificate import certificate_fault
+from ..serve.certificate import certificate_end, certificate_fault
 from ..serve.first_run import with_secrets
 from ..store.access import Commands, make_commands
 from ..store.connect import Address
@@ -35,6 +36,8 @@ from .doctor.valkey_check import doubts_of_a_server, facts_of
 from .options import run_async
 
 __all__ = ["Report", "check_settings", "read_settings", "run_check"]
+
+RENEWAL_DAYS = 14  # certbot renews 30 days before the end, so nothing has renewed it
 
 
 @dataclass
@@ -107,6 +110,7 @@ async def check_settings(given: Config, role: str, report: Report, *, loads: boo
     except GatewayError as error:
         report.faults.append(str(error))
     report.faults += filter(None, [certificate_fault(config)])
+    _check_certificate(config, report)
     report.faults += _trace_faults(config)
     _doubt_settings(config, report)
     try:
@@ -126,6 +130,19 @@ async def _check_key_server(keys: Keys, report: Report) -> None:
         report.warn("tokens.jwks_url answers no key that can be used")
     else:
         report.fine["key server"] = f"{keys.fetched} key{'s' * (keys.fetched != 1)} can be used"
+
+
+def _check_certificate(config: Config, report: Report) -> None:
+    """Whether it is still valid; a gateway starts with one that is not."""
+    if (end := certificate_end(config)) is None:
+        return
+    days = (end - datetime.now(UTC)).total_seconds() / 86400
+    if days <= 0:
+        report.faults.append(
+            f"the certificate in tls_cert was valid until {end:%Y-%m-%d}: clients refuse it; renew it, and restart the gateways"
+        )
+    elif days < RENEWAL_DAYS:
+        report.warn(f"the certificate in tls_cert is valid until {end:%Y-%m-%d}", "renew it, and restart the gateways after that")
 
 
 def _trace_faults(config: Config) -> list[str]:
