@@ -199,9 +199,8 @@ class Gateway:
         except NotPermitted:
             raise
         except StoreError as error:
-            raise type(error)(
-                f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed, or Redis 7): {error}"
-            ) from None
+            why = "" if error.is_general else " (Valkey 7.2 or newer is needed, or Redis 7)"
+            raise type(error)(f"Valkey at {self._address} does not take the gateway's functions{why}: {error}") from None
 
     def unready(self) -> str:
         """Why clients should go elsewhere; "" if they need not."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from ..auth.fingerprint import fingerprint
 from ..auth.keys import Keys
@@ -16,7 +18,7 @@ from ..control.secrets_check import differing
 from ..errors import ConfigurationError, GatewayError, NotPermitted
 from ..runtime import tracing
 from ..runtime.logs import printable
-from ..serve.certificate import certificate_fault
+from ..serve.certificate import certificate_end, certificate_fault
 from ..serve.first_run import with_secrets
 from ..store.access import Commands, make_commands
 from ..store.connect import Address
@@ -34,6 +36,8 @@ from .doctor.valkey_check import doubts_of_a_server, facts_of
 from .options import run_async
 
 __all__ = ["Report", "check_settings", "read_settings", "run_check"]
+
+RENEWAL_DAYS = 14  # certbot renews 30 days before the end, so nothing has renewed it
 
 
 @dataclass
@@ -106,6 +110,7 @@ async def check_settings(given: Config, role: str, report: Report, *, loads: boo
     except GatewayError as error:
         report.faults.append(str(error))
     report.faults += filter(None, [certificate_fault(config)])
+    _check_certificate(config, report)
     report.faults += _trace_faults(config)
     _doubt_settings(config, report)
     try:
@@ -125,6 +130,19 @@ async def _check_key_server(keys: Keys, report: Report) -> None:
         report.warn("tokens.jwks_url answers no key that can be used")
     else:
         report.fine["key server"] = f"{keys.fetched} key{'s' * (keys.fetched != 1)} can be used"
+
+
+def _check_certificate(config: Config, report: Report) -> None:
+    """Whether it is still valid; a gateway starts with one that is not."""
+    if (end := certificate_end(config)) is None:
+        return
+    days = (end - datetime.now(UTC)).total_seconds() / 86400
+    if days <= 0:
+        report.faults.append(
+            f"the certificate in tls_cert was valid until {end:%Y-%m-%d}: clients refuse it; renew it, and restart the gateways"
+        )
+    elif days < RENEWAL_DAYS:
+        report.warn(f"the certificate in tls_cert is valid until {end:%Y-%m-%d}", "renew it, and restart the gateways after that")
 
 
 def _trace_faults(config: Config) -> list[str]:
@@ -149,6 +167,13 @@ def _doubt_settings(config: Config, report: Report) -> None:
         report.warn(
             "tokens.hmac_secret, or one of tokens.previous_hmac_secrets, begins or ends with white space, as the end of a file's last line: a "
             "backend whose secret does not makes tokens that are refused"
+        )
+    if config.valkey_url and config.valkey_port:
+        report.warn("valkey_port has no effect: it is of the embedded Valkey, and valkey_url names another", "valkey_port = 0")
+    if "pong_seconds" in config.model_fields_set and config.pong_seconds > 0.9 * config.ping_seconds:
+        report.warn(
+            f"pong_seconds = {config.pong_seconds:g} has no effect: a ping is answered before the next one, within {0.9 * config.ping_seconds:g} s",
+            f"ping_seconds = {math.ceil(config.pong_seconds / 0.9)}",
         )
     if "*" in config.allowed_origins:
         report.warn(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from .. import __version__
 from ..config import Config
@@ -131,6 +132,7 @@ def _of_settings(kind: str, config: Config, place: Place) -> dict[str, str]:
         "data_path": str(config.data_path),
         "own_valkey": _yes(own_valkey),
         "and_valkey": " and a Valkey" if own_valkey else "",
+        "valkey_here": _yes(kind in CONTAINERS and _is_of_this_machine(config.valkey_url)),
         "secrets": ", ".join(_secrets(kind, config)),
         "makes_secrets": _yes(bool(_lacking(config))),
         "settings": "\n".join(_WRITTEN[kind](name, value) for name, value in _settings(kind, config)) if kind in _WRITTEN else "",
@@ -156,9 +158,23 @@ def _secrets(kind: str, config: Config) -> list[str]:
     names = {name for name in setting_variables() if _root(name) in SECRET and _key(name) not in SET_BY_RECIPES}
     if kind in CONTAINERS:
         names |= _lacking(config)
-    if kind == "kubernetes" and not config.valkey_url:
+    if (kind == "kubernetes" and not config.valkey_url) or (kind in CONTAINERS and _is_of_this_machine(config.valkey_url)):
         names.add(f"{PREFIX}VALKEY_URL")
     return sorted(names)
+
+
+def _is_of_this_machine(valkey_url: str) -> bool:
+    """Whether it names a server by an address that in a container is the container's own."""
+    parts = urlsplit(valkey_url)
+    hosts = [urlsplit(f"//{place}").hostname or "" for place in parts.netloc.rpartition("@")[2].split(",")]
+    return "unix" in parts.scheme or any(host == "localhost" or _is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _lacking(config: Config) -> set[str]:

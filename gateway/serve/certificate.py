@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime
+from pathlib import Path
 
 from ..config import Config
 
-__all__ = ["certificate_fault"]
+__all__ = ["certificate_end", "certificate_fault"]
 
 
 class _Encrypted(Exception):
@@ -38,3 +40,15 @@ def certificate_fault(config: Config) -> str:
     except (OSError, ssl.SSLError) as error:
         return f"tls_cert or tls_key cannot be used: {error}"
     return ""
+
+
+def certificate_end(config: Config) -> datetime | None:
+    """Until when the certificate is valid; None where there is none, or it cannot be read, which is a fault of its own."""
+    from cryptography import x509  # a gateway that only serves does not need it
+
+    if not config.tls_cert:
+        return None
+    try:
+        return x509.load_pem_x509_certificate(Path(config.tls_cert).read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None

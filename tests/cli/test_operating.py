@@ -84,6 +84,13 @@ def test_check_reports_keys_that_cannot_be_used_once_and_a_secret_with_the_end_o
     assert outcome.out.count("begins or ends with white space") == 1
 
 
+def test_check_warns_of_settings_that_others_leave_without_effect(used: list[str]) -> None:
+    by = {"GATEWAY_VALKEY_PORT": "7000", "GATEWAY_PING_SECONDS": "10", "GATEWAY_PONG_SECONDS": "60"}
+    warnings = json.loads(run("check", "--json", *used, environment=by).out)["warnings"]
+    assert [each.partition(":")[0] for each in warnings] == ["valkey_port has no effect", "pong_seconds = 60 has no effect"]
+    assert not json.loads(run("check", "--json", *used, environment={"GATEWAY_PING_SECONDS": "5"}).out)["warnings"]
+
+
 def test_check_asks_the_key_server_without_whose_keys_a_gateway_refuses_tokens(used: list[str], key_server: KeyServer) -> None:
     by = {"GATEWAY_TOKENS__JWKS_URL": key_server.url}
     assert "warning         tokens.jwks_url answers no key that can be used\n" in run("check", *used, environment=by).out

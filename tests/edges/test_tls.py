@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,15 @@ from unittest.mock import AsyncMock, Mock
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from gateway.cli.check import Report, _check_certificate
 from gateway.config import Config
 from gateway.edges.responses import PART_BYTES
 from gateway.runtime.tasks import Tasks
@@ -56,6 +62,19 @@ def test_a_key_with_a_password_is_named_and_nobody_is_asked_for_it(certificate: 
     key = load_pem_private_key(path.read_bytes(), None)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
     assert f"{path} is encrypted" in certificate_fault(Config(tls_cert=str(certificate), tls_key=str(path)))
+
+
+@pytest.mark.parametrize("days, faults, warnings", [(400, 0, 0), (5, 0, 1), (-1, 1, 0)])
+def test_check_finds_a_certificate_that_nothing_renews(certificate: Path, days: int, faults: int, warnings: int) -> None:
+    """A gateway starts with it, and every client refuses it."""
+    key = load_pem_private_key(certificate.with_name("key.pem").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now, name = datetime.now(UTC), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(9), now + timedelta(days)).sign(key, hashes.SHA256())
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    report = Report()
+    _check_certificate(Config(tls_cert=str(certificate), tls_key=str(certificate)), report)
+    assert (len(report.faults), len(report.warnings)) == (faults, warnings)
 
 
 async def test_of_handshakes_that_come_at_the_same_moment_some_have_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:

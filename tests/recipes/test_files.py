@@ -15,6 +15,7 @@ from gateway.config import Config, load
 from gateway.environment import PREFIX
 from gateway.errors import ConfigurationError
 from gateway.recipes import RECIPES, Place, recipe
+from gateway.recipes.facts import CONTAINERS
 from gateway.recipes.filling import filled
 
 from ..kit.programs import run
@@ -248,6 +249,17 @@ def test_compose_runs_the_gateway_read_only_with_a_valkey_of_its_own_or_yours() 
     assert "ports" not in own["services"]["valkey"] and own["services"]["valkey"]["command"].count("noeviction") == 1
     assert yours["services"]["gateway"]["command"] == ["serve", "--config", "/etc/gateway/gateway.toml"]
     assert yours["services"]["gateway"]["volumes"] == ["/etc/gateway/gateway.toml:/etc/gateway/gateway.toml:ro"]
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize(
+    "url", ["valkey://localhost", "valkeys://u:p@127.0.0.1:6380/0", "unix:///run/valkey.sock", "valkey+cluster://[::1]:7000,10.0.0.1:7001"]
+)
+def test_a_valkey_that_a_container_does_not_reach_by_its_address_is_named(kind: str, url: str) -> None:
+    """The address of the documentation's own pages, with which the container ended and started without end."""
+    text = recipe(kind, Config(valkey_url=url), PLACE)
+    assert "valkey_url names this machine" in text and "GATEWAY_VALKEY_URL." in text
+    assert "names this machine" not in recipe(kind, Config(valkey_url="valkey+sentinel://valkey.example.org,10.0.0.1/x"), PLACE)
 
 
 def test_the_kubernetes_manifests_fit_together() -> None:

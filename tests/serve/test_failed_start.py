@@ -41,6 +41,19 @@ async def test_a_start_that_fails_leaves_no_task(
     assert asyncio.all_tasks() == before
 
 
+@pytest.mark.parametrize("refusal, named", [("OOM command not allowed", False), ("ERR unknown command 'FUNCTION'", True)])
+async def test_the_version_is_named_where_it_may_be_the_reason(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, refusal: str, named: bool
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise StoreError(refusal)
+
+    monkeypatch.setattr(Library, "install", refuse)
+    with pytest.raises(StoreError, match=f": {refusal}") as found:
+        await Gateway(Config(prefix=prefix), valkey_url).start()
+    assert ("7.2 or newer" in str(found.value)) is named
+
+
 async def test_a_start_without_valkey_leaves_no_task() -> None:
     before = asyncio.all_tasks()
     with pytest.raises(StoreError):

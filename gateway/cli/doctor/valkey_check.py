@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -108,6 +109,11 @@ def _version(info: Mapping[str, str]) -> list[Finding]:
 def _evicted(info: Mapping[str, str]) -> list[Finding]:
     if (count := int(info.get("evicted_keys", "0"))) == 0:
         return []
+    if info.get("maxmemory_policy", "noeviction") == "noeviction":  # it counts since its start
+        sentence = (
+            f"Valkey has removed {count:,} keys while its memory was full, before it had noeviction: history, inboxes or jobs were lost"
+        )
+        return [Finding(Weight.NOTE, sentence, "CONFIG RESETSTAT    (from then on it counts anew)")]
     sentence = f"Valkey has removed {count:,} keys because its memory was full: history, inboxes or jobs were lost"
     return [Finding(Weight.FAULT, sentence, _line("maxmemory-policy", "noeviction") + ", and a larger maxmemory")]
 
@@ -131,8 +137,13 @@ def _memory(info: Mapping[str, str]) -> list[Finding]:
     used, most = int(info.get("used_memory", "0")), int(info.get("maxmemory", "0"))
     if not most or used < FULL * most:
         return []
+    change = _line("maxmemory", f"{math.ceil(2 * max(used, most) / MEBI)}mb")
+    counted = used - int(info.get("mem_not_counted_for_evict", "0"))
+    if counted >= most and info.get("maxmemory_policy", "noeviction") == "noeviction":
+        sentence = "Valkey refuses to write: its memory is full (maxmemory). Nothing is published, and no gateway can be started"
+        return [Finding(Weight.FAULT, sentence, change)]
     sentence = f"Valkey uses {used / MEBI:,.0f} of its {most / MEBI:,.0f} MiB (maxmemory): when they are full, it refuses to write, or removes keys"
-    return [Finding(Weight.WARNING, sentence, _line("maxmemory", f"{2 * most // MEBI}mb"))]
+    return [Finding(Weight.WARNING, sentence, change)]
 
 
 def _unlimited(info: Mapping[str, str]) -> list[Finding]:

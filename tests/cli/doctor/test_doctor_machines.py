@@ -88,10 +88,11 @@ def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
     "facts, weight, words",
     [
         ({"valkey_version": "", "redis_version": "6.2.14"}, Weight.FAULT, "version 6.2.14"),
-        ({"evicted_keys": "12345"}, Weight.FAULT, "has removed 12,345 keys"),
+        ({"evicted_keys": "12345"}, Weight.NOTE, "has removed 12,345 keys while its memory was full, before it had noeviction"),
         ({"aof_last_write_status": "err"}, Weight.FAULT, "could not write its append-only file"),
         ({"rdb_last_bgsave_status": "err"}, Weight.FAULT, "could not write its snapshot"),
         ({"used_memory": "950000"}, Weight.WARNING, "Valkey uses"),
+        ({"used_memory": "1000001"}, Weight.FAULT, "Valkey refuses to write: its memory is full"),
         ({"connected_clients": "9500", "maxclients": "10000"}, Weight.WARNING, "9,500 of its 10,000 connections"),
         ({"maxmemory": "0"}, Weight.NOTE, "no limit of its memory"),
         ({"aof_enabled": "0"}, Weight.WARNING, "writes no append-only file"),
@@ -100,6 +101,11 @@ def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
 def test_what_valkey_counts_is_judged(facts: dict[str, str], weight: Weight, words: str) -> None:
     (finding,) = server_findings(ServerFacts("v", WELL | facts, None, EXACT))
     assert finding.weight is weight and words in finding.sentence and finding.change
+
+
+def test_keys_that_are_removed_under_the_present_policy_are_a_fault() -> None:
+    found = server_findings(ServerFacts("v", WELL | {"evicted_keys": "12345", "maxmemory_policy": "allkeys-lru"}, None, EXACT))
+    assert "FAULT Valkey has removed 12,345 keys" in _shown(found)
 
 
 # Clocks.
