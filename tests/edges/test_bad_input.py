@@ -11,7 +11,6 @@ import contextlib
 import json
 import socket
 import struct
-import time
 from typing import Any
 
 import jwt
