@@ -192,7 +192,8 @@ class ClientSubscription(TimedSubscription):
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
         self.session.node.events.subscribed(self.session.identity, self.session.client, self)
-        self.present = rules.presence or rules.announces
+        # Who is announced is in presence. Where that can be read, one that is to be hidden there is not announced either.
+        self.present = rules.presence or (rules.announces and not self.channel.rules.presence)
         self.show()
         if self._gets_moves:
             self.channel.observe_joins_and_leaves(self)

@@ -148,7 +148,9 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     delta = request.delta == "fossil"
     subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter, delta=delta)
     subscription.rejects = bool((request.flag or 0) & 2)
-    subscription.wants_moves = bool(request.join_leave)
+    # Joins and leaves are presence, bit by bit.
+    sees = admits(rules.presence_for, identity, name, subscribed=True, token=grant is not None)
+    subscription.wants_moves = bool(request.join_leave) and sees
     session.follow(subscription)
 
 

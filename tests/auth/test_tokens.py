@@ -236,6 +236,7 @@ async def test_a_client_whose_token_comes_too_early_may_try_again(gateway: Runni
     for early in ({"nbf": later}, {"iat": later}):
         async with opened(gateway) as wire:
             assert await wire.error("connect", token=claiming(sub="u1", **early)) == 109
+            assert (await wire.ended())[0] == 3000, "it does not make its bearer anonymous"
         async with client(gateway) as wire:
             assert await wire.error("subscribe", channel="chat:1", token=claiming(sub="u1", channel="chat:1", **early)) == 109
 

@@ -66,6 +66,12 @@ async def test_a_subscription_of_a_service_ends_when_its_time_is_over(pair: Pair
         assert (await wire.next())["push"]["unsubscribe"]["code"] == 2501
 
 
+async def test_a_refresh_to_a_time_that_is_over_ends_connections_at_once(pair: Pair, user: str) -> None:
+    async with client(pair.here, user) as wire:
+        await pair.there.ask("refresh", user=user, expire_at=time.time() - 1)
+        assert await wire.ended() == (3005, "connection expired") and not wire.rest
+
+
 async def test_a_service_subscribes_a_user_at_another_gateway_against_its_rules(pair: Pair, user: str) -> None:
     async with client(pair.here, user) as one, client(pair.here, user) as two:
         assert await pair.there.ask("subscribe", user=user, channel="members:1", data={"hello": 1}) == {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 
 gateway = shared_gateway(RULES)
 
@@ -59,6 +59,14 @@ def test_of_a_body_that_is_no_commands_nothing_is_carried_out(gateway: RunningGa
     status, text = gateway.http("POST", "/api", body, {"X-API-Key": API_KEY})
     assert (status, json.loads(text)["error"]["code"]) == (400, 107)
     assert gateway.api("history", channel=channel)["result"]["offset"] == 0
+
+
+def test_without_a_key_it_is_closed_where_the_api_needs_none_too(start_gateway: Start) -> None:
+    """Such an API may be closed by a proxy, whose rule for ``/api/`` does not know this path."""
+    open_to_all = start_gateway(RULES + "[insecure]\napi = true\n")
+    assert open_to_all.http("POST", "/api/info", b"{}")[0] == 200
+    assert open_to_all.http("POST", "/api", line("info").encode())[0] == 401
+    assert open_to_all.http("POST", "/api", line("info").encode(), {"X-API-Key": API_KEY})[0] == 200
 
 
 def test_an_empty_body_and_a_missing_key_are_refused(gateway: RunningGateway) -> None:

@@ -45,10 +45,11 @@ async def subscribed(gateway: RunningGateway, way: str, channel: str, **values: 
         yield wire, result
 
 
-async def test_a_client_without_presence_is_not_listed(gateway: RunningGateway, way: str, user: str) -> None:
+@pytest.mark.parametrize("more", [{}, {"join_leave": False}], ids=["presence", "presence and joins"])
+async def test_a_client_without_presence_is_not_listed(gateway: RunningGateway, way: str, user: str, more: dict[str, bool]) -> None:
     channel = f"room:{user}"
-    async with client(gateway, subscribe=channel) as watching, subscribed(gateway, way, channel, presence=False, join_leave=False):
-        await until_counted(watching, channel, 1)
+    async with client(gateway, subscribe=channel) as watching, subscribed(gateway, way, channel, presence=False, **more):
+        assert (await watching.result("presence_stats", channel=channel))["num_clients"] == 1
         async with client(gateway, "seen", subscribe=channel):
             await until_counted(watching, channel, 2)
         found = (await watching.result("presence", channel=channel))["presence"]

@@ -96,6 +96,8 @@ async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
         "plain": {"recover": False},
         "tagged": {"tags_filter": True},
         "unseen": {"presence": False},
+        "lobby": {"join_leave": "asked"},
+        "masked": {"join_leave": "asked", "presence_for": "nobody"},
     }
     gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
     await gateway.start()
@@ -195,6 +197,15 @@ async def test_a_service_that_subscribes_a_client_again_moves_the_end_and_the_in
     monkeypatch.setattr(time, "time", lambda: now + 700)
     client.session.tick(gateway.node.hub.now())
     assert client.of("chat:1") == ["subscribe", "unsubscribe"] and "chat:own" in client.session.subscriptions
+
+
+@pytest.mark.parametrize("channel, gets", [("lobby:1", True), ("masked:1", False)])
+async def test_joins_and_leaves_are_for_those_who_may_see_who_is_there(gateway: Gateway, channel: str, gets: bool) -> None:
+    """They show it as well, one client after another."""
+    client = await connected(gateway)
+    client.send_commands({"id": 2, "subscribe": {"channel": channel, "join_leave": True}})
+    assert "subscribe" in await client.answered(2)
+    assert client.session.subscriptions[channel].wants_moves is gets
 
 
 async def test_another_kind_of_subscription_is_not_taken_for_this_one(gateway: Gateway) -> None:

@@ -67,7 +67,7 @@ def _params(command: _Command) -> bytes:
 
 
 def _unknown(name: str) -> Outcome:
-    return b"", error_json(NotFound(f"there is no method {name[:60]!r}; the methods are {', '.join(METHODS)}"))
+    return b"", error_json(NotFound(f"there is no method {name[:60]!r}"))
 
 
 def _line(command: _Command, outcome: Outcome) -> bytes:

@@ -57,8 +57,9 @@ async def api(node: Node, request: Request) -> Response:
     if request.method != "POST":
         return _answered(BadRequest("a method of the server API is called with POST"), 405, {"allow": "POST"})
     scope = request.scope
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
     if not is_api_key(api_key_of(dict(scope["headers"]), scope["query_string"]), config.api_keys):
-        if not config.insecure.api:
+        if not config.insecure.api or path == LINES:  # where no key is needed a proxy may close the API, by a rule for /api/
             log.info("api: refused, the API key is missing or wrong")
             counts.answered(OTHER, NO_KEY.code)
             return _answered(NO_KEY, 401)
@@ -68,7 +69,6 @@ async def api(node: Node, request: Request) -> Response:
             log.info("api: refused, %s", NOT_NAMED)
             counts.answered(OTHER, ForeignPage.code)
             return _answered(ForeignPage(NOT_NAMED), 403)
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
     name = OTHER if path == LINES else path.removeprefix("/api/")
     method = BATCH if name == "batch" else METHODS.get(name)
     if method is None and path != LINES:
