@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -41,7 +42,7 @@ def operator(gateway: RunningGateway, shards: Cluster, dead: Node) -> Operator:
         channels.append(next(name for name in map("posts:{}".format, range(1000)) if shards.owner(f"x{{{name}}}") is node))
         assert gateway.api("enqueue", queue=queue, name="x", data={})["result"]["new"]
         gateway.publish(channels[-1], 1)
-    report = json.dumps({"namespace": "", "channels": channels, "at": 1})
+    report = json.dumps({"namespace": "", "channels": channels, "at": time.time()})
     shards.owner(f"{gateway.prefix}:readers").ask("HSET", f"{gateway.prefix}:readers", "search", report)
     operator = log_in(gateway)
     shards.kill(dead)
