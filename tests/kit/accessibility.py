@@ -17,6 +17,8 @@ __all__ = ["CORNERS", "axe", "faults"]
 LOOKS = [("dark", 360), ("light", 1280), ("light", 360), ("dark", 1280)]  # a phone's width, and a desk's
 CORNERS = LOOKS[:2]  # each scheme and each width once, for the lesser states of a page
 ALL_RULES: dict[str, Any] = {}
+# Pages that observe their sizes have been told of the new one after the next frame.
+DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn)))"
 RUN = "async ([within, options]) => (await axe.run(within || document, options)).violations"
 RULES_OF_COLOUR = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 
@@ -38,6 +40,7 @@ def faults(page: Any, axe: str, looks: Sequence[tuple[str, int]] = LOOKS, *, wit
     for scheme, width in looks:
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.evaluate(DRAWN)
         options = (RULES_OF_COLOUR if width in widths else ALL_RULES) | {"resultTypes": ["violations"]}
         widths.add(width)
         for violation in page.evaluate(RUN, [within, options]):
