@@ -321,8 +321,12 @@ class Bus:
                 continue
             if private.commands is not None:
                 self._take_commands(private.id, private.commands)
-            elif private.id in self._answers:
-                self._answers[private.id].put_nowait(bytes(private.answer))
+            else:
+                self._take_answer(private)
+
+    def _take_answer(self, private: Private) -> None:
+        if private.id in self._answers:
+            self._answers[private.id].put_nowait(bytes(private.answer))
 
     def _take_commands(self, id: int, commands: ClientCommands) -> None:
         known = False
@@ -336,6 +340,9 @@ class Bus:
         self._tasks.spawn(self._send_answer(asker, Private(id, msgspec.Raw(answer))))
 
     async def _send_answer(self, asker: str, answer: Private) -> None:
+        if asker == self._process:  # whose own channel may be of a shard that is away
+            self._take_answer(answer)
+            return
         try:
             await self._publish(asker, answer)
         except StoreError as error:

@@ -12,8 +12,10 @@ from typing import Any, cast
 import pytest
 import valkey
 
+from gateway.app import Gateway
 from gateway.config import Config
 from gateway.control import leases
+from gateway.control.bus import Bus
 from gateway.errors import Unavailable
 
 from ..kit.clients import client, stream, until_counted
@@ -424,3 +426,17 @@ def test_control_messages_are_counted_whatever_else_is_in_their_stream(pair: Pai
     store.set(key, "no stream")
     store.fcall("gateway_control", 1, key, "m")
     assert numbers() == [b"1"]
+
+
+async def test_a_process_that_cannot_be_reached_on_its_own_channel_still_answers_itself(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where that channel is of a shard that is away: the console of the only process showed no process at all."""
+    monkeypatch.setattr(Bus, "on_own", lambda self, payloads: None)
+    gateway = Gateway(Config(prefix=prefix), valkey_url)
+    await gateway.start()
+    try:
+        (answer,) = await gateway.node.control.survey("info")
+        assert json.loads(answer)["num_clients"] == 0
+    finally:
+        await gateway.stop()
