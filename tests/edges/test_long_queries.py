@@ -39,6 +39,7 @@ async def test_long_queries_that_come_together_are_parsed_a_few_in_each_turn(
             answers = await asyncio.gather(*(raw.request("GET", path) for raw in sockets))
         assert {status for status, _, _ in answers} == {200}
         assert turns.total == REQUESTS
-        assert turns.most <= READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE) + 1
+        # Those that waited begin one turn after they were given their places, beside others that find places at once.
+        assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE)
         for raw in sockets:
             await raw.close()
