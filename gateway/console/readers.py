@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from ..control.questions import ROWS_MOST
-from ..errors import StoreError, Unavailable
+from ..errors import StoreError
 from ..publication import channel_fault
 from ..rules.json_text import encode, is_utf8
 from ..session.node import Node
-from ..store.access import shard_fault
+from ..store.access import read_or_fault, shard_fault
 from ..store.outbox_report import outbox_reports_by_database
 from ..store.reader_report import ReaderReport, read_reader_reports
 from ..store.valkey_clock import valkey_time
@@ -105,15 +105,9 @@ async def _rows(node: Node, named: Sequence[tuple[str, str]]) -> list[ReaderRow]
 
 async def reader_row(node: Node, group: str, channel: str) -> ReaderRow:
     """A group in a channel. Raises Unavailable where Valkey as a whole is away."""
-    commands = node.history.commands
-    if fault := shard_fault(commands, node.history.layout.channel(channel)):
-        return ReaderRow(group, channel, error=fault)
-    try:
-        return await _read_row(node, group, channel)
-    except StoreError as error:
-        if isinstance(error, Unavailable) and not commands.sharded:
-            raise
-        return ReaderRow(group, channel, error=str(error))
+    key = node.history.layout.channel(channel)
+    found = await read_or_fault(node.history.commands, key, lambda: _read_row(node, group, channel))
+    return ReaderRow(group, channel, error=found) if isinstance(found, str) else found
 
 
 async def _read_row(node: Node, group: str, channel: str) -> ReaderRow:

@@ -7,15 +7,18 @@ for a cluster. A *shard* is a server that takes writes for a part of the hash sl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
+from ..errors import StoreError, Unavailable
 from .cluster import ClusterCommands
 from .command import Functions, Waiter
 from .connect import Address
 from .connection import PATIENCE_SECONDS, ServerCommands
 
-__all__ = ["Commands", "make_commands", "shard_fault"]
+__all__ = ["Commands", "make_commands", "read_or_fault", "shard_fault"]
+
+Read = TypeVar("Read")
 
 
 class Commands(Protocol):
@@ -83,6 +86,21 @@ def shard_fault(commands: Commands, key: bytes) -> str:
     if shard is None:
         return "no shard of the cluster holds its hash slot"
     return "" if shard.connected else f"no connection to Valkey at {shard.address}"
+
+
+async def read_or_fault(commands: Commands, key: bytes, read: Callable[[], Awaitable[Read]]) -> Read | str:
+    """What ``read`` returns; why it cannot, where that concerns what is read alone: its keys are of other types, or the shard of ``key`` is away.
+
+    Raises Unavailable where Valkey as a whole is away.
+    """
+    if fault := shard_fault(commands, key):
+        return fault
+    try:
+        return await read()
+    except StoreError as error:
+        if isinstance(error, Unavailable) and not commands.sharded:
+            raise
+        return str(error)
 
 
 def make_commands(address: Address, *, patience: float = PATIENCE_SECONDS, functions: Functions | None = None) -> Commands:

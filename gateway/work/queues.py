@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import StoreError, Unavailable
 from ..runtime import tracing
-from ..store.access import Commands, shard_fault
+from ..store.access import Commands, read_or_fault, shard_fault
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
@@ -203,14 +203,7 @@ class Queues:
 
         Raises Unavailable where Valkey as a whole is away.
         """
-        if fault := self.shard_fault(queue):
-            return fault
-        try:
-            return await self.overview(queue)
-        except StoreError as error:
-            if isinstance(error, Unavailable) and not self.commands.sharded:
-                raise
-            return str(error)
+        return await read_or_fault(self.commands, self._layout.queue(queue)[0], lambda: self.overview(queue))
 
     def shard_fault(self, queue: str) -> str:
         """On a cluster: why the shard that has the queue takes no commands now; "" if it does, and always for one server."""

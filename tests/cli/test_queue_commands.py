@@ -178,10 +178,8 @@ def test_a_queue_is_mended_though_the_names_of_all_queues_cannot_be_read(operato
 async def test_a_queue_whose_shard_is_away_hides_no_other_in_the_list() -> None:
     class Away(Queues):
         def __init__(self) -> None:
-            self.commands = cast(Any, SimpleNamespace(sharded=True))
-
-        def shard_fault(self, queue: str) -> str:
-            return ""  # it hangs, which was not noticed yet
+            hanging = SimpleNamespace(connected=True)  # which was not noticed yet
+            super().__init__(cast(Any, SimpleNamespace(sharded=True, shard=lambda key: hanging)), Layout("gw"))
 
         async def names(self) -> list[str]:
             return ["first", "second"]
