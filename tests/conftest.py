@@ -17,7 +17,7 @@ from .kit.browser import browser, chromium, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
-from .kit.clusters import cluster, cluster_url, shared_cluster
+from .kit.clusters import cluster, cluster_url, shards, shared_cluster
 from .kit.databases import database, database_url, migrated_url, postgresql, sqlite_template
 from .kit.examples import choose
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
@@ -48,6 +48,7 @@ __all__ = [
     "postgresql",
     "prefix",
     "sentinel_url",
+    "shards",
     "shared_cluster",
     "single_url",
     "sqlite_template",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,12 +12,6 @@ from ..kit.gateways import RunningGateway, Start
 from ..kit.operators import WITH_CONSOLE, Operator, log_in
 from ..kit.scrapes import METRICS_KEY, scraped
 from ..kit.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("shards")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

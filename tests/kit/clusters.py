@@ -4,6 +4,7 @@ Cluster         primaries that share the slots, each with a replica if asked for
 Node            one server of it
 SlotMove        a slot on its way from one primary to another the older way, step by step
 cluster         a fixture: 3 primaries and 3 replicas of the module's own, which may die
+shards          a fixture: 3 primaries alone that the tests of one file may harm
 shared_cluster  a fixture: 3 primaries alone that all tests of a worker share, each with a prefix of its own; ``cluster_url`` is its address
 """
 
@@ -28,7 +29,7 @@ from gateway.store.topology import key_of
 from .ports import free_port
 from .waiting import wait_until
 
-__all__ = ["Cluster", "Node", "SlotMove", "cluster", "cluster_url", "shared_cluster"]
+__all__ = ["Cluster", "Node", "SlotMove", "cluster", "cluster_url", "shards", "shared_cluster"]
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 800  # a primary that is silent for so long is suspected; its replica takes over about a second later
@@ -405,6 +406,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that the tests of one file may harm."""
+    with Cluster(tmp_path_factory.mktemp("shards")) as started:
         yield started
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,12 +12,6 @@ from ..kit.scrapes import Scraped
 from ..kit.waiting import wait_until
 
 SECONDS = 3.0
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("shards")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
