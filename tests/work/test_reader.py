@@ -105,6 +105,20 @@ async def test_a_group_gets_what_history_holds_then_what_is_published_and_goes_o
         assert data(await take(other, 2)) == [1, 2], "groups are independent"
 
 
+async def test_a_publication_of_another_life_is_given_though_it_is_of_the_millisecond_of_the_acknowledged_one(
+    history: History, reader: Open, store: valkey.Valkey
+) -> None:
+    await publish(history, "kept:a", 1)
+    async with reader("kept:a") as one:
+        await take(one, 1)
+    store.delete(*history.layout.keys("kept:a"))
+    await publish(history, "kept:a", 1, 2)
+    state = history.layout.reader("kept:a", "g")[2]
+    store.hset(state, "ms", store.hget(history.layout.keys("kept:a")[0], "ms"))  # as a program that is quick has it by chance
+    async with reader("kept:a") as two:
+        assert data(await take(two, 1)) == [2]
+
+
 async def test_a_number_that_no_float_holds_is_infinite_and_does_not_end_the_reader(history: History, reader: Open) -> None:
     texts = ("[1e999,-1e999]", "1" * 5000, "3")
     for text in texts:

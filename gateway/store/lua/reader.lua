@@ -263,9 +263,11 @@ local function gateway_reader_read(keys, args)
     if after > 0 then return {0} end
     if last then redis.call('XGROUP', 'DESTROY', keys[2], group) end
     if redis.call('EXISTS', keys[2]) == 0 then return {1, epoch, {}, {}, {}, 0, 0} end
-    -- In another epoch what precedes the position is known only if the publication there is still the one that was acknowledged.
+    -- In another epoch what precedes the position is known only if the publication there is still the one that was acknowledged. Its time
+    -- alone does not prove that: a history that begins anew may have another one there of the same millisecond, but has lost the group.
+    local is_kept = last and state.ms > 0 and ms_of(keys[2], state.offset, meta[4]) == state.ms
     last, pending = state.offset, 0
-    if last > top or state.epoch ~= epoch and (state.ms == 0 or ms_of(keys[2], last, meta[4]) ~= state.ms) then
+    if last > top or state.epoch ~= epoch and not is_kept then
       last = before_oldest(keys[2], top)
     end
     redis.call('XGROUP', 'CREATE', keys[2], group, number(last) .. '-' .. LAST_MS)
