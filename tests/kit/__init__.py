@@ -54,7 +54,7 @@ queue_functions  a queue's functions, called without any worker
 bridging         bridges
 readers          durable readers
 databases        SQLite and PostgreSQL
-outboxes         what a database of the publishers holds
+outboxes         what a database of the publishers holds, and a table that is away
 relays           relays and writers that die; job_relays: the same of jobs
 django_outbox    a program of Django
 refusals         wrong arguments, each with its error

@@ -29,7 +29,7 @@ from publishers.tables import folds, reactions
 
 from ..kit import forks, relays
 from ..kit.clock import FrozenClock
-from ..kit.outboxes import everything, said
+from ..kit.outboxes import everything, said, table_away
 from ..kit.refusals import HOSTILE
 from ..kit.waiting import eventually, until
 
@@ -460,15 +460,12 @@ async def test_updates_wait_while_the_outbox_is_not_there(
     monkeypatch.setattr(folding_module, "LOOK_SECONDS", 0.01)
     await react_each(database, review, ["u1", "u2"], clock)
     clock.pass_time(1000)
-    folding = asyncio.create_task(Folding(database).run())
-    for old, new in (("outbox", "away"), ("away", "outbox")):
-        async with database.transaction() as transaction:
-            await transaction.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
-        if new == "away":
-            await until(lambda: "folded notifications wait" in caplog.text or folding.done(), "the update waits")
+    async with table_away(database, "outbox"):
+        running = asyncio.create_task(Folding(database).run())  # not sooner: it would be done with the update
+        await until(lambda: "folded notifications wait" in caplog.text or running.done(), "the update waits")
     await eventually(lambda: is_said(database, 2), "the update is in the outbox")
-    folding.cancel()
-    await asyncio.wait([folding])
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_user_is_named_in_one_notification_only(database: Database, review: str, clock: FrozenClock) -> None:
