@@ -87,6 +87,7 @@ class BoundedHttp(HttpToolsProtocol):
     _headers = _fields = 0  # of a request
     _chunks_left = 0  # that its body may have
     _advanced = False  # a body went on in the part that was parsed last
+    _body_bytes = 0  # of bodies in that part
     _unread = 0  # bytes that the client had not taken when it was looked at last
 
     def connection_made(self, transport: Any) -> None:
@@ -170,6 +171,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._advanced, self._head_bytes = True, 0
+        self._body_bytes += len(body)
         self._chunks_left += len(body) // CHUNK_BYTES
         self._limits.body_goes_on(self.loop.time())
         super().on_body(body)
@@ -262,11 +264,11 @@ class BoundedHttp(HttpToolsProtocol):
         return found + len(BLANK_LINE) if found >= 0 else len(ahead)
 
     def _parse_part(self, data: bytes) -> None:
-        self._advanced = False
+        self._advanced, self._body_bytes = False, 0
         self._tail = (self._tail + data[-3:])[-3:]
         super().data_received(data)
         if self._in_head or (self._limits.in_request and not self._advanced):
-            self._head_bytes += len(data)
+            self._head_bytes += len(data) - self._body_bytes  # a body that ended in this part is none of the next head
             if self._head_bytes > HEAD_BYTES:
                 log.info("a request's head, or what follows its body, is larger than %d bytes: closed", HEAD_BYTES)
                 self._refuse(_TOO_LARGE)

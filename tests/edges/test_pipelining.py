@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from gateway.edges.http_bounds import HEAD_BYTES
+
 from ..kit.clients import Socket
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
@@ -72,6 +74,19 @@ async def test_the_offsets_of_pipelined_publishes_are_in_their_order(gateway: Ru
         await raw.send(b"".join(publish(str(number), chunked=number % 2 == 0) for number in range(300)))
         offsets = [json.loads((await raw.answer())[2])["result"]["offset"] for _ in range(300)]
     assert offsets == list(range(offsets[0], offsets[0] + 300))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_long_body_and_the_beginning_of_the_next_head_may_come_in_one_read(gateway: RunningGateway, chunked: bool) -> None:
+    """The body is no part of that head, which is short."""
+    first, second = publish("x" * 2 * HEAD_BYTES, chunked=chunked), publish("after")
+    async with await Socket.open(gateway) as raw:
+        await raw.send(publish("before"))
+        before = json.loads((await raw.answer())[2])["result"]["offset"]
+        await raw.send(first + second[:30])
+        assert json.loads((await raw.answer())[2])["result"]["offset"] == before + 1
+        await raw.send(second[30:])
+        assert json.loads((await raw.answer())[2])["result"]["offset"] == before + 2
 
 
 async def test_what_is_sent_and_never_read_costs_little_and_goes_with_its_connection(gateway: RunningGateway) -> None:
