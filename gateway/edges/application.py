@@ -14,15 +14,13 @@ from .api.endpoint import LINES, api
 from .emulation import PATHS as EMULATION
 from .emulation import emulation
 from .lost_upgrade import LostUpgrades
-from .request import preflight
+from .request import places_of, preflight
 from .responses import in_parts
 from .security_headers import secured
 from .sse.open import EventStreams
 from .websocket_asgi import serve_websocket
 
 __all__ = ["Application"]
-
-FIELDS_PER_PLACE = 50  # of a query: parsing so many takes as long as what one place of a turn of the loop is for
 
 
 class Application:
@@ -52,8 +50,8 @@ class Application:
         gateway, send = self.state.gateway, secured(in_parts(send))
         scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
-        if (fields := scope["query_string"].count(b"&")) >= FIELDS_PER_PLACE:
-            await node.admission.turns.wait(fields // FIELDS_PER_PLACE)  # hundreds may be asked together
+        if places := places_of(scope["query_string"]):
+            await node.admission.turns.wait(places)  # hundreds may be asked together
         if scope["type"] == "websocket":
             await serve_websocket(node, path, scope, receive, send)
         elif scope["method"] == "OPTIONS":

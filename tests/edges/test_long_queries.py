@@ -10,11 +10,12 @@ import pytest
 from starlette.applications import Starlette
 
 from gateway.config import Config
-from gateway.edges.application import FIELDS_PER_PLACE
+from gateway.edges import request
+from gateway.edges.request import FIELDS_PER_PLACE
 from gateway.session.admission import READ_AT_ONCE
 
 from ..kit.clients import Socket
-from ..kit.served import served_here
+from ..kit.served import FAST, served_here
 from ..kit.turns import TurnCounter
 
 REQUESTS = 40
@@ -40,6 +41,29 @@ async def test_long_queries_that_come_together_are_parsed_a_few_in_each_turn(
         assert {status for status, _, _ in answers} == {200}
         assert turns.total == REQUESTS
         # Those that waited begin one turn after they were given their places, beside others that find places at once.
+        assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE)
+        for raw in sockets:
+            await raw.close()
+
+
+@pytest.mark.parametrize("query", ["&a=1" * FIELDS, "&a=" + "%41" * FIELDS], ids=["fields", "escapes"])
+async def test_those_of_the_server_api_are_parsed_a_few_in_each_turn_too(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """The direct way looks for the API key before the application is asked."""
+    parse = request.QueryParams
+    async with served_here(Config(prefix=prefix), valkey_url, FAST | {"proxy_headers": False}) as port:
+        sockets = [await Socket.open(SimpleNamespace(port=port)) for _ in range(REQUESTS)]
+        with TurnCounter() as turns:
+
+            def noted(text: bytes) -> Any:
+                turns.note()
+                return parse(text)
+
+            monkeypatch.setattr(request, "QueryParams", noted)
+            answers = await asyncio.gather(*(raw.request("POST", f"/api/publish?{query[1:]}", body=b"{}") for raw in sockets))
+        assert {status for status, _, _ in answers} == {401}
+        assert turns.total == REQUESTS
         assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE)
         for raw in sockets:
             await raw.close()
