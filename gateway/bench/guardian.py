@@ -52,8 +52,12 @@ def main() -> None:
 def _guard(charge: Charge) -> None:
     folder = Path(charge.folder)
     try:
-        with (folder / LOG).open("ab") as log:
-            process = _start(charge, log.fileno())
+        try:
+            with (folder / LOG).open("ab") as log:
+                process = _start(charge, log.fileno())
+        except OSError as error:  # as where the file is no program of this machine
+            print(f"{charge.command[0]} cannot be started: {error.strerror}", flush=True)
+            return
         while process.poll() is None and not _bench_ended():
             pass
         if process.poll() is not None:

@@ -97,7 +97,7 @@ class ServerProcess:
 
     def line(self, seconds: float) -> str:
         """What it prints next: why it ended, if it ended by itself; "" if nothing came for so long."""
-        return self._output.readline().decode() if select.select([self._output], [], [], seconds)[0] else ""
+        return self._output.readline().decode().rstrip() if select.select([self._output], [], [], seconds)[0] else ""
 
     @property
     def runs(self) -> bool:

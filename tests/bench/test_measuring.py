@@ -16,6 +16,7 @@ import pytest
 from gateway.bench import bench_run, parts, stage
 from gateway.bench.bench_run import Plan, run
 from gateway.bench.guardian import Charge
+from gateway.bench.measured_server import ServerProcess, free_port, wait_until_it_listens
 from gateway.bench.parts import delivery_cost, latency_curve
 from gateway.bench.prefix_removal import remove_prefix
 from gateway.bench.process_usage import descendants
@@ -115,6 +116,24 @@ def test_a_run_that_would_open_more_than_the_limit_names_the_limit(monkeypatch: 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 1024))
     with pytest.raises(GatewayError, match=r"needs 5,200 descriptors .* limit here is 1,024; raise it \(ulimit -n\)"):
         bench_run.run(Plan(), Silent())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("no program", "cannot be started: Exec format error"), ("#!/bin/sh\necho broken >&2\n", "did not start: broken")],
+)
+def test_a_server_that_does_not_start_says_why_in_one_line(
+    tmp_path: Path, text: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program, folder = tmp_path / "program", tmp_path / "server"
+    program.write_text(text)
+    program.chmod(0o700)
+    folder.mkdir()
+    process = ServerProcess(Charge(command=[str(program)], folder=str(folder)))
+    with pytest.raises(GatewayError, match=rf"{reason}\Z"):
+        wait_until_it_listens(process, "a peer", free_port())
+    process.end()
+    assert not folder.exists() and capfd.readouterr().err == ""
 
 
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:

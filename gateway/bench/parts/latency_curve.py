@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ..findings import Picture
 from ..latencies import percentile
 from ..report import Axis
-from ..stage import RUNS, Runs, Stage
+from ..stage import RUNS, Runs, Stage, Use
 
 __all__ = ["SUBSCRIBERS", "latency"]
 
@@ -36,40 +37,53 @@ def latency(stage: Stage) -> Runs:
         )
     try:
         for _ in range(RUNS):
-            latencies = _climb(stage, count)
-            if latencies:  # else the run is too short for a publication
-                good = max((load for load, p99 in latencies if p99 <= GOOD_MS), default=0)
-                stage.figure(f"deliveries with p99 under {GOOD_MS:g} ms", "1/s", good, better="more")
+            loads = _climb(stage, count)
+            if loads:  # else the run is too short for a publication
+                good = max((each.load for each in loads if each.p99 <= GOOD_MS), default=0)
+                busiest = max((each.use for each in loads), key=lambda use: use.load_client)
+                stage.figure(f"deliveries with p99 under {GOOD_MS:g} ms", "1/s", good, busiest, better="more")
+                if good == LOADS[-1]:
+                    stage.findings.remark(
+                        f"latency: {stage.server.name} held {good:,} deliveries a second, the most that is tried: it may hold more."
+                    )
             yield
     finally:
         stage.close("latency")
 
 
-def _climb(stage: Stage, count: int) -> list[tuple[int, float]]:
-    """The loads that were measured, up to one that is too much, and the p99 of each."""
-    found: list[tuple[int, float]] = []
+class _Load(NamedTuple):
+    """A load that was measured, in deliveries a second. ``p99`` is in ms, infinite where so many could not be published or nothing arrived."""
+
+    load: int
+    p99: float
+    use: Use
+
+
+def _climb(stage: Stage, count: int) -> list[_Load]:
+    """The loads that were measured, up to one that is too much. None where the time is too short for a publication."""
+    found: list[_Load] = []
     for load in LOADS:
-        p99 = _measure(stage, load, count)
+        p99, use = _measure(stage, load, count)
         if p99 is not None:
-            found.append((load, p99))
+            found.append(_Load(load, p99, use))
         if p99 is not None and p99 > SATURATED_MS:
             break
     return found
 
 
-def _measure(stage: Stage, load: int, count: int) -> float | None:
-    """Its p99 in ms; infinite where so many could not be published or nothing arrived, None where the time is too short for a publication."""
+def _measure(stage: Stage, load: int, count: int) -> tuple[float | None, Use]:
+    """Its p99, None where the time is too short for a publication."""
     stage.note(f"{load:,} deliveries a second")
     rate, seconds = load / count, stage.effort.seconds(SECONDS)
     use = stage.measure(stage.publish_in_time(CHANNEL, rate, seconds), lambda answer: answer.done * count)
     stage.settle()
     if use.answer.done < ENOUGH * int(rate * seconds):
-        return math.inf
+        return math.inf, use
     if not sum(use.latencies):
-        return math.inf if use.answer.done else None
+        return (math.inf if use.answer.done else None), use
     p50, p99 = (percentile(use.latencies, share) / 1000 for share in (0.5, 0.99))
     for label, value in (("p50", p50), ("p99", p99)):
         stage.findings.point(CURVE, stage.server.name, label, load, value)
         if load in SHOWN:
             stage.figure(f"{label} at {load:,} deliveries a second", "ms", value, use)
-    return p99
+    return p99, use
