@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any
-from urllib.parse import parse_qs
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -32,7 +31,7 @@ from ..session.places import UNLIMITED
 from ..session.session import Session
 from .closing import stays_open
 from .outlets import SessionOutlet, unconfirmed_bytes
-from .request import client_address
+from .request import client_address, protocol_fields
 from .websocket_frames import whole_messages
 from .websocket_handshake import QUIET, answer_handshake
 
@@ -135,7 +134,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def shake_hands(self, method: str, path: str, version: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
         """Answers the upgrade request: ``version`` is that of HTTP, names of ``headers`` are in lower case. Everything after it is frames."""
-        query = parse_qs(path.partition("?")[2]) if "?" in path else {}
+        query = protocol_fields(path.partition("?")[2]) if "?" in path else {}
         status, answer, text = answer_handshake(method, path, version, headers, query, self._node.config)
         self._put(answer)
         if status != 101:

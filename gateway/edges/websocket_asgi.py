@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
@@ -22,7 +21,7 @@ from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import CLOSE_SECONDS, Buffered, SessionOutlet
-from .request import client_address
+from .request import client_address, protocol_fields
 from .websocket import NOT_UTF8, REASON_BYTES
 from .websocket_handshake import PATH, refusal_of
 
@@ -185,5 +184,5 @@ def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
     """Status and reason for a handshake that is refused, None for one that is accepted."""
     if path != PATH:
         return 404, f"WebSocket lives at {PATH}"
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    query = protocol_fields(scope.get("query_string", b"").decode("latin-1"))
     return refusal_of(dict(scope["headers"]), ",".join(scope.get("subprotocols", ())), query, node.config)

@@ -67,3 +67,17 @@ async def test_those_of_the_server_api_are_parsed_a_few_in_each_turn_too(
         assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE)
         for raw in sockets:
             await raw.close()
+
+
+def test_of_the_query_of_a_handshake_nothing_is_parsed_but_what_chooses_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handshake waits for no turn."""
+    parsed: list[str] = []
+    parse = request.parse_qs
+    monkeypatch.setattr(request, "parse_qs", lambda text: parsed.append(text) or parse(text))
+    long = "a=1&" * FIELDS + "token=" + "%41" * FIELDS
+    assert request.protocol_fields(f"{long}&format=protobuf&xformat=json&cf_ws_frame_ping_pong=true") == {
+        "format": ["protobuf"],
+        "cf_ws_frame_ping_pong": ["true"],
+    }
+    assert request.protocol_fields(f"cf_protocol=protobuf&{long}&format=&format={'%41' * FIELDS}") == {"cf_protocol": ["protobuf"]}
+    assert max(map(len, parsed)) < 100
