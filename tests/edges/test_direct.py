@@ -111,6 +111,52 @@ async def test_it_is_answered_as_by_the_application(gateway: RunningGateway, met
     assert [_without_positions(each) for each in direct] == [_without_positions(expected)] * 4
 
 
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        ("/api/publish", f"X-API-Key: {API_KEY}"),
+        ("/api/publish", f"Authorization: APIKEY   {API_KEY} "),
+        ("/api/publish", f"Authorization: Bearer {API_KEY}"),
+        (f"/api/publish?api_key={API_KEY}", ""),
+        (f"/api/publish?api_key=%{ord(API_KEY[0]):x}{API_KEY[1:]}", ""),
+        (f"/api/publish?api_key={API_KEY}&api_key=another", ""),
+        (f"/api/publish?api_key={API_KEY}", "X-API-Key: another"),
+        (f"/api/publish?api_key={API_KEY}", "X-API-Key: "),
+        (f"/api/publish?{'a&' * 100}api_key={API_KEY}", ""),
+        ("/api/publish", f"X-API-Key: another\r\nX-API-Key: {API_KEY}"),
+        ("/api/publish", f"X-API-Key: {API_KEY}\r\nX-API-Key: another"),
+        ("/api/publish", f"X-API-Key: {API_KEY}\xe9"),
+        ("/api/%70ublish", f"X-API-Key: {API_KEY}"),
+        ("/api/publish/", f"X-API-Key: {API_KEY}"),
+        ("http://h/api/publish", f"X-API-Key: {API_KEY}"),
+        ("/api/publish", f"X-API-Key: {API_KEY}\r\nOrigin: http://another.test"),
+        ("/api/publish", f"X-API-Key: {API_KEY}\r\nContent-Type: text/plain; charset=utf-16\r\nContent-Encoding: gzip"),
+    ],
+)
+async def test_every_form_of_a_head_is_answered_as_by_the_application(
+    gateway: RunningGateway, target: str, headers: str, chunked: bool
+) -> None:
+    body = json.dumps(PUBLISH).encode()
+    if chunked:
+        length, sent = "Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\nX-Trailer: 1\r\n\r\n" % (len(body), body)
+    else:
+        length, sent = f"Content-Length: {len(body)}", body
+
+    async def answered(more: str, times: int) -> list[Any]:
+        head = "\r\n".join(filter(None, [f"POST {target} HTTP/1.1", "Host: h", headers, length, more])).encode("latin-1")
+        found = []
+        async with await Socket.open(gateway) as raw:
+            for _ in range(times):
+                await raw.send(head + b"\r\n\r\n" + sent)
+                status, fields, text = await raw.answer()
+                names = {name: value for name, value in fields.items() if name not in ("date", "connection", "content-length")}
+                found.append((_without_positions((status, json.loads(text))), names))
+        return found
+
+    assert await answered("", 4) == await answered("Connection: close", 1) * 4
+
+
 async def test_usual_requests_are_what_a_plan_is_made_for(gateway: RunningGateway) -> None:
     assert {method for method, _ in USUAL} == set(PLANNERS)
 
