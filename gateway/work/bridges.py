@@ -174,7 +174,9 @@ class _Bridge:
         counts = self._counts
         if failures and not counts.failed:
             first, key = msgspec.json.decode(failures[0]), self.source.failed.decode()
-            self._log(f"entry {first['id']} could not be published: {first['reason'][:SHOWN]}; it is in the List {key}, where later ones are added without a line here")
+            self._log(
+                f"entry {first['id']} could not be published: {first['reason'][:SHOWN]}; it is in the List {key}, where later ones are added without a line here"
+            )
         if forgotten and not counts.forgotten:
             self._log("the list of what failed is full: its oldest records are dropped")
         if batch.lost and not counts.lost:
