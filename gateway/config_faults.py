@@ -13,7 +13,14 @@ __all__ = ["sentences", "unknown_variables"]
 
 Location = tuple[int | str, ...]  # of a value: its key, after those of the tables around it
 
-TABLE_KINDS = ("model_type", "dict_type")  # pydantic's faults of what is no table
+# By pydantic's faults of what has another shape.
+SHAPES = {
+    "model_type": "Input should be a table",
+    "dict_type": "Input should be a table",
+    "list_type": 'Input should be a list, in brackets: ["…"]',
+}
+NAME = "[key]"  # in pydantic's location of the name of a table
+NAMESPACE_FAULT = 'is no name of 1 to 64 letters, digits, "_", "." and "-"; a namespace is the word before the colon of its channels'
 
 
 def unknown_variables(settings: type[BaseModel]) -> list[str]:
@@ -53,7 +60,9 @@ def _sentence(path: Location, kind: str, message: str, settings: type[BaseModel]
     if kind == "extra_forbidden":
         similar = _similar(path, settings)
         return f"there is no setting {key!r}" + (f"; did you mean {similar!r}?" if similar else "")
-    text = "Input should be a table" if kind in TABLE_KINDS else message.removeprefix("Value error, ")
+    if path[:1] == ("namespaces",) and path[2:] == (NAME,):
+        return f"namespaces: {path[1]!r} {NAMESPACE_FAULT}"
+    text = SHAPES.get(kind) or message.removeprefix("Value error, ")
     return f"{key}: {text}" if key else text
 
 

@@ -21,6 +21,7 @@ from .caller import Caller, Empty, read_method
 
 __all__ = ["METHODS", "ReaderRow", "groups_of", "reader_row"]
 
+INSTANCES_MOST = 1000  # of one group, as in reader.lua
 AT_ONCE = 10  # groups in one channel, each of which is asked for by five commands
 
 
@@ -83,7 +84,11 @@ async def readers(caller: Caller, request: Empty) -> bytes:
     found = await _rows(node, named[:ROWS_MOST])
     instances = {group: await _instances(node, group) for group in {row.group for row in found}}
     for row in found:
-        row.instances, row.namespace = instances[row.group], reports[row.group].namespace
+        row.namespace = reports[row.group].namespace
+        alive = instances[row.group]
+        row.instances = None if alive is None else len(alive)
+        if alive is not None and row.owner not in alive:
+            row.owner = ""  # it was killed, and no other has taken the channel from it
     return encode(ReadersResult(rows + found, more or len(named) > ROWS_MOST))
 
 
@@ -134,13 +139,14 @@ async def _pending(node: Node, stream: bytes, group: str) -> int:
     return int(count)
 
 
-async def _instances(node: Node, group: str) -> int | None:
-    """None where the shard that knows them is away."""
+async def _instances(node: Node, group: str) -> set[str] | None:
+    """The instances of a group whose lease is not over; None where the shard that knows them is away."""
     key, commands = node.history.layout.readers(group), node.history.commands
     if shard_fault(commands, key):
         return None
     now = await valkey_time(commands, key)  # by which leases end
-    return int(await commands.call(b"ZCOUNT", key, int(now * 1000), b"+inf", repeatable=True))
+    members = await commands.call(b"ZRANGEBYSCORE", key, int(now * 1000), b"+inf", b"LIMIT", 0, INSTANCES_MOST, repeatable=True)
+    return {member.decode(errors="replace").partition(".")[0] for member in members}
 
 
 async def groups_of(node: Node, channel: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 application         which edge answers which request
 first_read          an accepted socket until its first bytes, which are a WebSocket handshake or HTTP
-lost_upgrade        a handshake whose header Upgrade a proxy removed
+lost_upgrade        an ordinary request at the address for WebSockets, as a handshake whose header Upgrade a proxy removed
 http_protocol       uvicorn's HTTP protocol, with the handshake to WebSocket, direct answers, and direct writing for streams
 http_bounds         its bounds: what a client may have it hold, and for how long
 time_limits         how long a connection waits, and for what

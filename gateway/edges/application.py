@@ -19,6 +19,7 @@ from .responses import in_parts
 from .security_headers import secured
 from .sse.open import EventStreams
 from .websocket_asgi import serve_websocket
+from .websocket_handshake import PATH
 
 __all__ = ["Application"]
 
@@ -63,8 +64,8 @@ class Application:
         elif path == LINES or path.startswith("/api/"):
             response = await api(node, Request(scope, receive))
             await response(scope, receive, send)
-        elif self._lost_upgrades.is_one(path, scope):
-            await self._lost_upgrades.answer()(scope, receive, send)
+        elif path == PATH:
+            await self._lost_upgrades.answer(scope)(scope, receive, send)
         else:
             await self._starlette(scope, receive, send)
 

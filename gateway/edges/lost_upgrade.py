@@ -1,4 +1,5 @@
-"""A WebSocket handshake whose ``Upgrade`` header a proxy removed: an ordinary GET arrives, and nothing else shows why clients fail.
+"""An ordinary request at the address for WebSockets: a handshake whose ``Upgrade`` header a proxy removed, of which nothing else shows why clients
+fail; or a person who opens the address in a browser.
 
 A proxy must pass ``Upgrade`` and ``Connection`` on by its own configuration; nginx does so only where it is told to. The
 ``Sec-WebSocket-…`` headers of the handshake arrive as they were.
@@ -11,8 +12,6 @@ import logging
 from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 
-from .websocket_handshake import PATH
-
 __all__ = ["LostUpgrades"]
 
 log = logging.getLogger("gateway.websocket")
@@ -21,21 +20,21 @@ SENTENCE = (
     "a WebSocket handshake arrived without the header Upgrade: a proxy in front removed it. nginx passes it on with "
     '"proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";" in its location'
 )
+UPGRADE = {"upgrade": "websocket"}
+NO_HANDSHAKE = "this address is for WebSockets: give it to a client of the Centrifuge protocol, beginning with ws:// or wss://"
 
 
 class LostUpgrades:
-    """Answers such handshakes with 426, and logs the first of a process."""
+    """Answers such requests with 426, and logs the first handshake of a process."""
 
     def __init__(self) -> None:
         self._logged = False
 
-    def is_one(self, path: str, scope: Scope) -> bool:
-        """Whether an HTTP request is a handshake without ``Upgrade``."""
-        return path == PATH and any(name == b"sec-websocket-key" for name, _ in scope["headers"])
-
-    def answer(self) -> PlainTextResponse:
-        """The response, which names the cause."""
+    def answer(self, scope: Scope) -> PlainTextResponse:
+        """The response to an HTTP request at PATH, which names the cause."""
+        if not any(name == b"sec-websocket-key" for name, _ in scope["headers"]):
+            return PlainTextResponse(NO_HANDSHAKE + "\n", 426, UPGRADE)
         if not self._logged:
             self._logged = True
             log.warning(SENTENCE)
-        return PlainTextResponse(SENTENCE + "\n", 426, {"upgrade": "websocket"})
+        return PlainTextResponse(SENTENCE + "\n", 426, UPGRADE)

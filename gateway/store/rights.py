@@ -131,7 +131,7 @@ CLUSTER = _rights("asking cluster|info cluster|slots spublish ssubscribe sunsubs
 """What each role needs besides where Valkey is a cluster, on each of its nodes. A replica is never read, so READONLY is not among it."""
 
 _CONSOLE = _calling("job jobs cancel purge resend", "reader_lag") | _rights(
-    "hgetall hmget memory|usage sscan xinfo|groups xinfo|stream xlen xpending xrange xrevrange zcard zcount zscore"
+    "hgetall hmget memory|usage sscan xinfo|groups xinfo|stream xlen xpending xrange xrevrange zcard zrangebyscore zscore"
 )
 
 _BRIDGING = {

@@ -33,7 +33,7 @@ __all__ = ["BridgeStatistics", "Bridges", "slot_fault"]
 
 log = logging.getLogger("gateway.work")
 
-SHOWN = 300  # bytes of a record in a log line
+SHOWN = 300  # characters of a reason in a log line
 START_SECONDS = 3.0  # for a bridge to begin to listen, or to learn that another process works
 
 Result = TypeVar("Result")
@@ -173,7 +173,10 @@ class _Bridge:
     def _count(self, batch: Batch, failures: Sequence[bytes], forgotten: int) -> None:
         counts = self._counts
         if failures and not counts.failed:
-            self._log(f"an entry could not be published, and is in the list of what failed: {failures[0][:SHOWN]!r}")
+            first, key = msgspec.json.decode(failures[0]), self.source.failed.decode()
+            self._log(
+                f"entry {first['id']} could not be published: {first['reason'][:SHOWN]}; it is in the List {key}, where later ones are added without a line here"
+            )
         if forgotten and not counts.forgotten:
             self._log("the list of what failed is full: its oldest records are dropped")
         if batch.lost and not counts.lost:

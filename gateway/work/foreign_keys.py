@@ -33,7 +33,7 @@ class _ForeignKey(ABC):
         self._source = rules.source.encode()
         self._state = history.layout.bridge(rules.source, rules.title)
         self._taken = self._state + b":taken"
-        self._failed = rules.failed.encode() or self._state + b":failed"
+        self.failed = rules.failed.encode() or self._state + b":failed"
         self._epoch = f"bridge:{rules.title}:"
         self._bounds = (BATCH, BATCH_BYTES, most)
         self._waiting: BlockingCommands | None = None
@@ -64,7 +64,7 @@ class _ForeignKey(ABC):
         """The command that blocks until there is an entry, for up to BLOCK_SECONDS; it may change nothing that ``_batch`` does not find."""
 
     async def finish(self, batch: Batch, failures: Sequence[bytes]) -> int:
-        keys = [self._state, self._taken, self._failed]
+        keys = [self._state, self._taken, self.failed]
         epoch = batch.epoch.removeprefix(self._epoch)
         words = (epoch, batch.position, batch.next, len(batch.entries), FAILED_MOST, *failures)
         return int(await self._history.call(b"gateway_bridge_finish", keys, *words))

@@ -55,7 +55,7 @@ class ForeignMessages:
         self._most = most
         self._title = f"bridge {rules.title}"
         self._state = history.layout.bridge(rules.source, rules.title)  # the clock of its shard counts, whichever process works
-        self._failed = rules.failed.encode() or self._state + b":failed"
+        self.failed = rules.failed.encode() or self._state + b":failed"
         prefix, _, suffix = rules.source.encode().partition(STAR.encode())
         self._star = slice(len(prefix), -len(suffix) or None)
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
@@ -134,7 +134,7 @@ class ForeignMessages:
         return Batch(f"bridge:{self._rules.title}", entries, waiting=len(self._entries))
 
     async def finish(self, batch: Batch, failures: Sequence[bytes]) -> int:
-        forgotten = int(await self._history.call(b"gateway_bridge_fail", [self._failed], FAILED_MOST, *failures)) if failures else 0
+        forgotten = int(await self._history.call(b"gateway_bridge_fail", [self.failed], FAILED_MOST, *failures)) if failures else 0
         self._taken = []
         return forgotten
 

@@ -33,7 +33,12 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """The foreign List, Stream, channel or pattern of one bridge. Every method raises StoreError, and may be called again then."""
+    """The foreign List, Stream, channel or pattern of one bridge. Every method raises StoreError, and may be called again then.
+
+    ``failed`` is the List of what could not be published.
+    """
+
+    failed: bytes
 
     async def prepare(self) -> None:
         """Is called once at the start of each process, whether it works or stands by."""

@@ -124,6 +124,27 @@ def test_a_fault_names_the_place_that_the_wrong_value_is_in(variables: pytest.Mo
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('allowed_origins = "http://localhost:3000"', 'allowed_origins: Input should be a list, in brackets: ["…"]'),
+        ('api_keys = "key"', 'api_keys: Input should be a list, in brackets: ["…"]'),
+        (
+            '[namespaces."chat:room"]\nsubscribe = "user"',
+            'namespaces: \'chat:room\' is no name of 1 to 64 letters, digits, "_", "." and "-"; '
+            "a namespace is the word before the colon of its channels",
+        ),
+    ],
+)
+def test_a_value_of_another_shape_is_refused_with_what_to_write(
+    variables: pytest.MonkeyPatch, tmp_path: Path, text: str, fault: str
+) -> None:
+    """They were pydantic's words: "should be a valid list", and a regular expression for a key called [key]."""
+    (file := tmp_path / "gateway.toml").write_text(text)
+    _, faults = examine(file)
+    assert faults == [f"{file}: {fault}"]
+
+
 def test_metrics_on_the_port_of_the_clients_are_a_fault(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (file := tmp_path / "gateway.toml").write_text("port = 9000\nmetrics_port = 9000\n")
     _, (fault,) = examine(file)

@@ -266,7 +266,19 @@ async def test_instances_of_a_reader_are_counted_by_valkeys_clock(
     now = time.time
     async with opened_history(valkey_url, prefix, Config()) as history:
         monkeypatch.setattr(time, "time", lambda: now() + 3600)
-        assert await _instances(cast(Any, SimpleNamespace(history=history)), "g") == 1
+        assert await _instances(cast(Any, SimpleNamespace(history=history)), "g") == {"instance"}
+
+
+async def test_a_channel_whose_reader_was_killed_is_run_by_nobody(operator: Operator, store: Valkey, gateway: RunningGateway) -> None:
+    """The reader of the how-to, ended by SIGTERM, was shown as the one that runs it for as long as no other came."""
+    key, state, leases = (f"{gateway.prefix}:{name}" for name in ("readers", "{chat:1}:reader:search", "readers:{search}"))
+    store.hset(key, "search", json.dumps({"namespace": "", "channels": ["chat:1"], "at": store.time()[0]}))
+    store.hset(state, "owner", "killed/1")
+    for until, owner, instances in ((10, "killed", 1), (-10, "", 0)):
+        store.zadd(leases, {"killed.2.3": (store.time()[0] + until) * 1000})
+        [row] = (await call(operator, "readers"))["readers"]
+        assert (row.get("owner", ""), row.get("instances", 0)) == (owner, instances)
+    store.delete(key, state, leases)
 
 
 async def test_a_group_of_readers_that_has_not_run_for_a_month_is_forgotten(

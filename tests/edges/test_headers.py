@@ -62,7 +62,7 @@ ANSWERS: list[tuple[str, str, dict[str, str], bytes, int]] = [
     ("OPTIONS", "/emulation", ELSEWHERE, b"", 204),
     ("POST", "/emulation", {"Origin": "https://evil.test"}, b"{}", 403),
     ("GET", "/sse?channel=open:1", {"Origin": "https://evil.test"}, b"", 403),
-    ("GET", "/connection/websocket", {}, b"", 404),
+    ("GET", "/connection/websocket", {}, b"", 426),
 ]
 
 gateway = shared_gateway(SETTINGS, both_edges=True)

@@ -22,8 +22,13 @@ async def test_a_handshake_whose_upgrade_a_proxy_removed_is_named_once(gateway: 
             status, headers, body = await raw.request("GET", "/connection/websocket", KEY | {"Connection": "close"})
             assert (status, headers["upgrade"]) == (426, "websocket") and b"proxy_set_header Upgrade" in body
     assert gateway.log().count("arrived without the header Upgrade") == 1
+
+
+async def test_a_person_who_opens_the_address_for_websockets_learns_what_it_is_for(gateway: RunningGateway) -> None:
+    """It was "Not Found", as of an address that is wrong."""
     async with await Socket.open(gateway) as raw:
-        assert (await raw.request("GET", "/connection/websocket"))[0] == 404, "not a handshake"
+        status, headers, body = await raw.request("GET", "/connection/websocket")
+    assert (status, headers["upgrade"]) == (426, "websocket") and body.startswith(b"this address is for WebSockets")
 
 
 @pytest.mark.parametrize(

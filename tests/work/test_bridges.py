@@ -144,6 +144,21 @@ INVALID = {
 }
 
 
+async def test_the_log_has_the_reason_of_the_first_that_failed_and_the_list_it_is_in_in_words(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was a record of Python's bytes, with two kinds of quotes and backslashes, and no word of where the List is."""
+    store.lpush(key, '{"id": 2}', '{"id": 3}')
+    async with bridged(valkey_url, prefix, {"list": key, "channel": "orders:{order.id}", "key": "{id}"}) as bridges:
+        await until(lambda: bridges.statistics[key].failed == 2, "they failed")
+    [line] = [each for each in caplog.messages if "could not be published" in each]
+    failed = f"{prefix}:bridge:{{{key}}}:{key}:failed"
+    assert line == (
+        f"bridge {key}: entry 1 could not be published: it has no 'order.id'; it is in the List {failed}, where later ones are added without a "
+        "line here"
+    )
+
+
 async def test_what_is_not_valid_goes_to_the_list_of_what_failed_and_the_bridge_goes_on(
     valkey_url: str, store: valkey.Valkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ export class Outbox extends View {
       { title: "Pending", kind: "number", fill: text(({ pending = 0 }) => number(pending)) },
       { title: "Lag", kind: "number", fill: badge(({ lag = 0 }) => (lag ? ["warn", number(lag)] : ["plain", number(lag)])) },
       { title: "Dead letters", kind: "number", fill: badge(({ dead = 0 }) => (dead ? ["bad", number(dead)] : ["plain", "0"])) },
-      { title: "Run by", fill: text(({ owner = "" }) => owner) },
+      { title: "Run by", fill: badge(({ owner = "", lag = 0 }) => (owner || !lag ? ["plain", owner || "none"] : ["warn", "none"])) },
     ],
   });
 
