@@ -1,6 +1,6 @@
 """A WebSocket handshake whose ``Upgrade`` header a proxy removed: an ordinary GET arrives, and nothing else shows why clients fail.
 
-A proxy must pass ``Upgrade`` and ``Connection`` on by its own configuration; nginx does so only where it is told to. The
+A proxy must pass ``Upgrade`` and ``Connection`` on by its own configuration; nginx does so only where that asks for it. The
 ``Sec-WebSocket-…`` headers of the handshake arrive as they were.
 """
 

@@ -146,7 +146,9 @@ class Membership:
         try:
             members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
         except StoreError:
-            self._free = free + self._free  # the next beat announces them: the owner of a channel that was moved learns of it in no other way
+            self._free = (
+                free + self._free
+            )  # the next beat announces them: the owner of a channel that was moved learns of it in no other way
             raise
         valkey, now = await self._calls.time(), asyncio.get_running_loop().time()
         if self._clock.is_noticed(valkey, now) or (self._renewed > 0 and now - self._renewed > self._lease / 2):
