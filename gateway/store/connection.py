@@ -40,7 +40,7 @@ log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
-RETIRED_SECONDS = 1.0  # until a cluster is asked again who has the slots of a server that is away: it may have none any more
+RETIRED_SECONDS = 1.0  # until a cluster is asked again which server has the slots of a server that is away: it may have none any more
 REFUSALS_LOGGED = 5  # in a row: about a second of them
 WRITES_CALM_SECONDS = 30.0  # without a refused write in a shard: it may get no more than one in so long
 PATIENCE_SECONDS = 10.0

@@ -98,7 +98,7 @@ class Bridges:
 
 
 class _Bridge:
-    """One bridge. ``settled`` returns once it is known who works, and the source is open if it is this process."""
+    """One bridge. ``settled`` returns once it is known which process works, and the source is open if it is this process."""
 
     def __init__(self, config: Config, rules: BridgeRules, address: Address, history: History, process: str) -> None:
         self.title = rules.title

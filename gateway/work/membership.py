@@ -1,4 +1,4 @@
-"""An instance of a group of readers: its lease, who the others are, and which channels it takes and gives back."""
+"""An instance of a group of readers: its lease, which the others are, and which channels it takes and gives back."""
 
 from __future__ import annotations
 
