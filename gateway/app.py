@@ -95,7 +95,7 @@ class Gateway:
         inbox = Inbox(config, history)
         hub = Hub(config, layout, history, link, inbox)
 
-        # What processes send each other, and who carries it out.
+        # What processes send each other, and what carries it out.
         revocations = Revocations(history)
         events = LifecycleEvents(config, history, uid)
         presence = Presence(config, history, uid)

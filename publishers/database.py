@@ -288,7 +288,7 @@ async def _returned(engine: AsyncEngine, held_seconds: float | None) -> AsyncIte
 
 @contextmanager
 def _held(connection: AsyncConnection, seconds: float | None) -> Iterator[None]:
-    """A connection to PostgreSQL is cut in this block after so long: who waits for an answer over it then gets the driver's error."""
+    """A connection to PostgreSQL is cut in this block after so long: a caller that waits for an answer over it then gets the driver's error."""
     if seconds is None or connection.dialect.name != "postgresql":
         yield
         return

@@ -158,7 +158,7 @@ def _bounded(connection: Any, seconds: float) -> Any:
 
 
 def cut(driver: Any) -> None:
-    """Loses a connection of asyncpg: who waits for an answer over it gets an error."""
+    """Loses a connection of asyncpg: a caller that waits for an answer over it gets an error."""
     driver._transport.abort()
 
 

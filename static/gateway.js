@@ -594,7 +594,7 @@ class Connection {
     const now = this.platform.now();
     this.lastReceived = Math.min(this.lastReceived, now); // the clock may have been set back
     const leftMs = this.lastReceived + this.#silentMs - now;
-    if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
+    if (leftMs <= 0) this.end("timeout", "nothing came from the gateway");
     else this.timer = this.platform.setTimeout(() => this.#checkSilence(), leftMs);
   }
 

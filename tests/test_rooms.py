@@ -135,6 +135,20 @@ def test_no_module_is_called_like_another_or_like_a_library() -> None:
     assert not stems.keys() & (libraries | set(sys.stdlib_module_names))
 
 
+def _public_classes(file: Path) -> list[ast.ClassDef]:
+    return [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+
+
+def test_the_name_of_a_class_means_one_thing_in_its_package() -> None:
+    names = Counter((_room(_name(file)), node.name) for file in _modules("gateway") for node in _public_classes(file))
+    assert not [f"{room}: {name}" for (room, name), count in names.items() if count > 1]
+
+
+def test_every_public_class_has_a_docstring() -> None:
+    files = [file for file in FILES if not DJANGOS & {*file.parts}]
+    assert not [f"{_name(file)}.{node.name}" for file in files for node in _public_classes(file) if ast.get_docstring(node) is None]
+
+
 @pytest.mark.parametrize("file", FILES, ids=_name)
 def test_what_a_module_exports_exists_and_is_sorted(file: Path) -> None:
     if file.name == "__main__.py" or "migrations" in file.parts:

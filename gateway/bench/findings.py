@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 
 from .report import Axis, Figure, Part, Series
 
-__all__ = ["Findings", "Picture"]
+__all__ = ["Chart", "Findings"]
 
 NEAR_LIMIT = 0.85  # of a core that a load client uses: from here on the figure may be its limit
 DIGITS = 4  # of a figure
 
 
-class Picture(NamedTuple):
+class Chart(NamedTuple):
     """What is drawn together: its title, and its axes."""
 
     part: Part
@@ -36,9 +36,9 @@ class Findings:
     def __init__(self) -> None:
         self.remarks: list[str] = []
         self._figures: dict[tuple[Part, str, str], _Figure] = {}
-        self._points: dict[tuple[Picture, str, str], dict[float, list[float]]] = {}
+        self._points: dict[tuple[Chart, str, str], dict[float, list[float]]] = {}
         self._missing: dict[tuple[Part, str], tuple[int, int]] = {}
-        self._lines: dict[tuple[Picture, str, str], list[tuple[float, list[tuple[float, float]]]]] = {}
+        self._lines: dict[tuple[Chart, str, str], list[tuple[float, list[tuple[float, float]]]]] = {}
 
     def figure(
         self,
@@ -57,13 +57,13 @@ class Findings:
         if load_client is not None:
             figure.shares.append(round(load_client, 2))
 
-    def point(self, picture: Picture, subject: str, label: str, x: float, y: float) -> None:
+    def point(self, chart: Chart, subject: str, label: str, x: float, y: float) -> None:
         """A point of a line, the middle one of the runs that measure it."""
-        self._points.setdefault((picture, subject, label), {}).setdefault(x, []).append(_rounded(y))
+        self._points.setdefault((chart, subject, label), {}).setdefault(x, []).append(_rounded(y))
 
-    def line(self, picture: Picture, subject: str, label: str, points: list[tuple[float, float]], weight: float) -> None:
+    def line(self, chart: Chart, subject: str, label: str, points: list[tuple[float, float]], weight: float) -> None:
         """A whole line; of those of all runs the one of the middle ``weight`` is drawn."""
-        self._lines.setdefault((picture, subject, label), []).append((weight, points))
+        self._lines.setdefault((chart, subject, label), []).append((weight, points))
 
     def deliveries(self, part: Part, subject: str, wanted: int, missing: int) -> None:
         """So many should have arrived, of which some had not when the part could wait no longer."""
@@ -92,15 +92,15 @@ class Findings:
 
     def series(self) -> tuple[Series, ...]:
         return tuple(
-            Series(part=picture.part, title=picture.title, x=picture.x, y=picture.y, subject=subject, label=label, points=tuple(points))
-            for picture, subject, label, points in self._all_lines()
+            Series(part=chart.part, title=chart.title, x=chart.x, y=chart.y, subject=subject, label=label, points=tuple(points))
+            for chart, subject, label, points in self._all_lines()
         )
 
-    def _all_lines(self) -> Iterator[tuple[Picture, str, str, list[tuple[float, float]]]]:
-        for (picture, subject, label), found in self._points.items():
-            yield picture, subject, label, [(x, median_low(values)) for x, values in sorted(found.items())]
-        for (picture, subject, label), lines in self._lines.items():
-            yield picture, subject, label, sorted(lines)[len(lines) // 2][1]
+    def _all_lines(self) -> Iterator[tuple[Chart, str, str, list[tuple[float, float]]]]:
+        for (chart, subject, label), found in self._points.items():
+            yield chart, subject, label, [(x, median_low(values)) for x, values in sorted(found.items())]
+        for (chart, subject, label), lines in self._lines.items():
+            yield chart, subject, label, sorted(lines)[len(lines) // 2][1]
 
     def doubts(self) -> Iterator[str]:
         """What makes figures doubtful: deliveries that did not arrive, and load clients at their limit. A sentence each."""

@@ -47,8 +47,8 @@ class JsonFormatter(logging.Formatter):
 
 
 class StrangersLines(logging.Filter):
-    """Lets only so many lines of one form through that anybody can cause, as with wrong keys: they would fill the disk. Of those that were left out,
-    one line tells how many there were. ``now`` is the clock, in seconds."""
+    """Lets only so many lines of one form through that anybody can cause, as with wrong keys: they would fill the disk. One line
+    has the number of those that were left out. ``now`` is the clock, in seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()

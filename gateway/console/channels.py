@@ -30,6 +30,8 @@ class ChannelsRequest(Shape):
 
 
 class Followed(msgspec.Struct):
+    """``clients`` is how many subscriptions the channel ``name`` has, in the processes that were counted."""
+
     name: str
     clients: int
 
@@ -52,6 +54,8 @@ class Held(msgspec.Struct, omit_defaults=True):
 
 
 class Present(msgspec.Struct):
+    """How many clients are in the channel, and how many users they are of."""
+
     clients: int
     users: int
 

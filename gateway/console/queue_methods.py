@@ -47,6 +47,8 @@ class QueueRequest(_OfQueue, kw_only=True):
 
 
 class JobRequest(_OfQueue, kw_only=True):
+    """The job ``id`` of a queue, in whatever state."""
+
     id: JobId
 
 

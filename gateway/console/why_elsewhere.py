@@ -61,29 +61,29 @@ async def add_readers(node: Node, question: Question, evidence: Evidence) -> Non
 
 
 async def _add_reader(node: Node, question: Question, row: ReaderRow, evidence: Evidence) -> None:
-    who, offset = f"the group {row.group} of durable readers", question.offset
+    group, offset = f"the group {row.group} of durable readers", question.offset
     if row.error:
-        evidence.add("reader", None, f"{who} could not be read: {row.error}")
+        evidence.add("reader", None, f"{group} could not be read: {row.error}")
     elif (letter := await _letter(node, question, row.group)) is not None:
-        text = f"{who} made it a dead letter (deliveries: {letter.deliveries}): {letter.reason or 'without a reason'}"
+        text = f"{group} made it a dead letter (deliveries: {letter.deliveries}): {letter.reason or 'without a reason'}"
         evidence.add("reader", False, text)
     elif row.epoch != question.epoch:
         evidence.add(
             "reader",
             None,
-            f"{who} is in another epoch of the channel, {row.epoch}" if row.epoch else f"{who} has not begun to read the channel",
+            f"{group} is in another epoch of the channel, {row.epoch}" if row.epoch else f"{group} has not begun to read the channel",
         )
     elif offset <= row.offset:
-        evidence.add("reader", True, f"{who} has settled it: it is at offset {row.offset}")
+        evidence.add("reader", True, f"{group} has settled it: it is at offset {row.offset}")
     elif (given := await _given(node, question, row.group)) is not None:
         deliveries, idle_ms = given
         evidence.add(
-            "reader", None, f"{who} was given it (deliveries: {deliveries}, the last {idle_ms} ms ago), and has not acknowledged it"
+            "reader", None, f"{group} was given it (deliveries: {deliveries}, the last {idle_ms} ms ago), and has not acknowledged it"
         )
     elif await _is_held_since(node, question, row):
-        evidence.add("reader", True, f"{who} has settled it, and waits for earlier ones: it is at offset {row.offset}")
+        evidence.add("reader", True, f"{group} has settled it, and waits for earlier ones: it is at offset {row.offset}")
     else:
-        evidence.add("reader", None, f"{who} was not given it yet: it is at offset {row.offset}, {row.lag} before the newest")
+        evidence.add("reader", None, f"{group} was not given it yet: it is at offset {row.offset}, {row.lag} before the newest")
 
 
 async def _letter(node: Node, question: Question, group: str) -> DeadLetter | None:

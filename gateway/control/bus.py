@@ -6,7 +6,7 @@ Valkey and is announced, in one act; a gateway whose link was lost reads what it
 of a client that reached another process than its session's go to that process alone, on its own channel, and it answers
 whether it has the session.
 
-Who may write to the stream is trusted like a gateway; there is no other proof. What arrives is still checked: an announced
+Whatever may write to the stream is trusted like a gateway; there is no other proof. What arrives is still checked: an announced
 message is carried out at once, so that it takes effect before what is published after it, and is then looked for in the stream,
 which alone moves the position from which missed messages are read. What nobody can read, and what was announced without being in
 the stream, is counted and logged.

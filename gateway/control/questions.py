@@ -8,7 +8,7 @@ Each process answers about the clients that it has itself, with at most ROWS_MOS
 | client      | a client's id                                         | ``ClientDetail``, null from all other processes  |
 | busiest     | ``ChannelSearch``: the channels with most subscribers | ``ChannelRows``: the first ones, and how many    |
 | subscribers | a list of channels                                    | channel → how many subscriptions                 |
-| witness     | ``Circumstances`` of one publication                  | ``Witness``: who of its user's clients was given |
+| witness     | ``Circumstances`` of one publication                  | ``Witness``: what its user's clients were given  |
 """
 
 from __future__ import annotations

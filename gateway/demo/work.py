@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -29,6 +29,7 @@ from ..errors import QueueFull
 from ..work import Worker
 from ..work.jobs import JobOptions, job_words
 from ..work.queues import JobView, Queues
+from ..work.running import RunningJob
 from .bodies import Answer
 from .month import Month, Numbers, count_month, read_month, this_month
 from .people import MENU, SUBJECTS
@@ -127,14 +128,14 @@ class Work:
 
     # Handlers. Each job runs at least once: what is done a second time must be the same as once.
 
-    async def _observe(self, job: Any, call_next: Any) -> Any:
+    async def _observe(self, job: RunningJob, call_next: Callable[[RunningJob], Awaitable[Any]]) -> Any:
         self.view.changed()
         try:
             return await call_next(job)
         finally:
             self.view.ended()
 
-    async def _make_report(self, job: Any, data: Report) -> Answer:
+    async def _make_report(self, job: RunningJob, data: Report) -> Answer:
         month = read_month(data.month)
 
         async def progress(done: float, sentence: str) -> None:
@@ -157,15 +158,15 @@ class Work:
             text = f"Your report of {month.title} is ready"
             transaction.notify(owner, {"id": f"report:{month}", "type": "report", "text": text, "target": f"report:{month}", "link": link})
 
-    async def _do_small(self, job: Any, data: Answer) -> None:
+    async def _do_small(self, job: RunningJob, data: Answer) -> None:
         await asyncio.sleep(SMALL_SECONDS * random.uniform(0.6, 1.4))
 
-    async def _remind(self, job: Any, data: Owned) -> None:
+    async def _remind(self, job: RunningJob, data: Owned) -> None:
         async with self._database.transaction() as transaction:
             text = "You asked to be reminded: this came out of the work queue"
             transaction.notify(data.owner, {"id": f"reminder:{job.key}", "type": "reminder", "text": text, "target": "work:reminder"})
 
-    async def _fail(self, job: Any, data: Owned) -> str:
+    async def _fail(self, job: RunningJob, data: Owned) -> str:
         view = await self._queues.job(QUEUE, job.id)
         if len(view.failures) >= FAILING_ATTEMPTS:
             return "it was a dead letter, and was sent again"
@@ -183,7 +184,7 @@ class Work:
         data = {"owner": order["buyer"], "order": order["id"]}
         await self._enqueue("demo.delivery", data, key=f"delivery-{order['id']}", delay=ROAD_SECONDS)
 
-    async def _deliver(self, job: Any, data: Delivery) -> None:
+    async def _deliver(self, job: RunningJob, data: Delivery) -> None:
         await advance(self._database, order=data.order, state="delivered")
 
     async def _left(self, view: JobView, now: JobView) -> None:

@@ -32,6 +32,8 @@ _FORMATTER: HtmlFormatter[str] = HtmlFormatter(nowrap=True, classprefix="k-")
 
 
 class Heading(NamedTuple):
+    """``level`` is 2 for ``h2``, and so on; ``anchor`` is the id that links name."""
+
     level: int
     text: str
     anchor: str
@@ -48,6 +50,8 @@ class Section(NamedTuple):
 
 
 class Rendered(NamedTuple):
+    """A page of Markdown as HTML, in the order of its headings."""
+
     html: str
     headings: tuple[Heading, ...]  # without the title
 

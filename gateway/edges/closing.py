@@ -16,7 +16,7 @@ __all__ = ["stays_open"]
 def stays_open(transport: Any, closings: Turns) -> bool:
     """What a protocol's ``eof_received`` returns. False: the transport closes itself now. True: it is closed in a later turn.
 
-    Over TLS it is always false: there a transport closes itself, whatever it is told.
+    Over TLS it is always false: there a transport closes itself, whatever is returned.
     """
     if closings.take() or transport.get_extra_info("sslcontext") is not None:
         return False

@@ -1,7 +1,7 @@
 """An ordinary request at the address for WebSockets: a handshake whose ``Upgrade`` header a proxy removed, of which nothing else shows why clients
 fail; or a person who opens the address in a browser.
 
-A proxy must pass ``Upgrade`` and ``Connection`` on by its own configuration; nginx does so only where it is told to. The
+A proxy must pass ``Upgrade`` and ``Connection`` on by its own configuration; nginx does so only where that asks for it. The
 ``Sec-WebSocket-…`` headers of the handshake arrive as they were.
 """
 

@@ -1,6 +1,7 @@
 """Everything private or undocumented of uvicorn that the gateway uses, and why: the one list.
 
-``edges/http_protocol.py``, ``edges/http_bounds.py``, ``edges/outlets.py`` and ``serve/server.py`` extend uvicorn's classes. Their documented side (``Config``,
+``edges/http_protocol.py``, ``edges/http_bounds.py`` and ``serve/server.py`` extend uvicorn's classes; ``edges/first_read.py`` and ``serve/tls.py`` are
+made in place of one, ``edges/api/direct.py`` stands for another, and ``edges/outlets.py`` borrows the connection. The documented side (``Config``,
 ``Server.run``, ASGI) may be relied on; what is listed here may move with any minor version. So ``pyproject.toml`` bounds uvicorn at the
 minor that was tested, and ``tests/serve/test_uvicorn.py`` names what a new version moved, and what the gateway uses without listing it.
 """
@@ -32,6 +33,12 @@ _SERVER = "uvicorn.server.Server"
 
 INTERNALS = (
     # A connection. HttpProtocol sets up itself what uvicorn's connection_made sets up, without asking the socket for its addresses.
+    Internal(
+        _HTTP,
+        "__init__",
+        ("config", "server_state", "app_state", "_loop"),
+        "FirstRead and TlsHandshake are made with these, and make an HttpProtocol with them",
+    ),
     Internal(_HTTP, "transport", None, "the socket, which streams and WebSockets are given"),
     Internal(_HTTP, "flow", None, "made in connection_made; reading goes on when the connection is handed over"),
     Internal(_HTTP, "server", None, "the scope's address of this server, set in connection_made"),
@@ -81,6 +88,8 @@ INTERNALS = (
     Internal(
         _CYCLE, "disconnected", None, "set for the request that is being answered, which is not the newest where requests are pipelined"
     ),
+    Internal(_CYCLE, "keep_alive", None, "false for a request whose socket has no place: its connection is closed after the answer"),
+    Internal(_CYCLE, "scope", None, "whether the newest request is the one whose head is complete"),
     Internal(_CYCLE, "message_event", None, "wakes a request whose client is gone"),
     Internal(_CYCLE, "response_started", None, "whether an answer to a request that took too long may still be written"),
     Internal(_CYCLE, "response_complete", None, "whether the next request may come; set for a request whose connection was handed over"),

@@ -14,7 +14,7 @@ outbox_report      how many rows wait in which outbox
 How a connection is opened:
 
 valkey_url         an address as a text: taken apart, checked, shown without its login
-connect            an address; who answers there
+connect            an address; which server answers there
 tls_options        the TLS options of an address, and what is wrong where TLS fails
 wrong_kind         what the address should be, where a server of another kind answers
 connect_again      how a lost connection is opened again

@@ -51,7 +51,7 @@ class Commands(Protocol):
         """``changed`` is called whenever slots are held by other shards than before. It may not raise."""
 
     def look_again(self) -> None:
-        """Something suggests that slots have moved: a cluster is asked, soon, who holds them."""
+        """Something suggests that slots have moved: a cluster is asked, soon, which servers hold them."""
 
     async def start(self) -> None:
         """Connects once, so that a wrong address fails here and now; afterwards reconnects by itself. Raises StoreError, Unavailable."""

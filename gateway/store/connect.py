@@ -262,7 +262,7 @@ def close_connection(transport: asyncio.Transport) -> None:
 
 
 async def _examine(connection: _Connection, address: Address) -> Server:
-    """Who answers. Raises Unavailable for a replica, ConfigurationError for a server of another kind than the address names."""
+    """The server that answers. Raises Unavailable for a replica, ConfigurationError for a server of another kind than the address names."""
     await connection.send_command("INFO", "server", "replication")
     try:
         text = await connection.read_response()

@@ -34,13 +34,13 @@ from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
 from .refused_commands import NOT_LOGGED, NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
 
-__all__ = ["PATIENCE_SECONDS", "Redirects", "ServerCommands"]
+__all__ = ["PATIENCE_SECONDS", "Redirects", "ServerCommands", "ServerListener"]
 
 log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
-RETIRED_SECONDS = 1.0  # until a cluster is asked again who has the slots of a server that is away: it may have none any more
+RETIRED_SECONDS = 1.0  # until a cluster is asked again which server has the slots of a server that is away: it may have none any more
 REFUSALS_LOGGED = 5  # in a row: about a second of them
 WRITES_CALM_SECONDS = 30.0  # without a refused write in a shard: it may get no more than one in so long
 PATIENCE_SECONDS = 10.0
@@ -50,7 +50,7 @@ SETTLE_SECONDS = 0.5
 
 
 class Redirects(Protocol):
-    """Who knows the other servers of a cluster. Nothing here may raise."""
+    """What knows the other servers of a cluster. Nothing here may raise."""
 
     def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
         """Valkey did not carry the command out, since its slot is elsewhere, moves, or is nowhere: takes it over."""
@@ -63,6 +63,13 @@ class Redirects(Protocol):
 
     async def shared_call(self, *words: Any) -> Any:
         """A command that passes the queue, sent to where its key is. Raises StoreError, Unavailable."""
+
+
+class ServerListener(Protocol):
+    """What depends on which server the commands are connected to: the link of the same shard."""
+
+    def on_server(self) -> None:
+        """They are connected to another server, or noticed that the one they were connected to is a replica now."""
 
 
 class ServerCommands:
@@ -99,7 +106,7 @@ class ServerCommands:
         self._keeper: asyncio.Task[None] | None = None
         self.server: Server | None = None  # to which it is connected
         self.demoted: Server | None = None  # which is a replica, as was noticed since there was a connection
-        self.on_server: Callable[[], None] | None = None  # is called when ``server`` or ``demoted`` is another one
+        self._server_listener: ServerListener | None = None
         self.failure: Exception | None = None  # of the last attempt to connect again
         self._outage = OutageLog(
             log,
@@ -123,6 +130,10 @@ class ServerCommands:
 
     def shard(self, key: bytes) -> ServerCommands:
         return self
+
+    def report_server_to(self, listener: ServerListener) -> None:
+        """``listener`` is called whenever ``server`` or ``demoted`` is another one, in place of the listener before."""
+        self._server_listener = listener
 
     def on_shards_changed(self, changed: Callable[[], None]) -> None:
         """They never do."""
@@ -375,8 +386,8 @@ class ServerCommands:
 
     def _report_server(self, demoted: Server | None) -> None:
         self.demoted = demoted
-        if self.on_server is not None:
-            self.on_server()
+        if self._server_listener is not None:
+            self._server_listener.on_server()
 
     async def _make_ready(self) -> None:
         """Sees that the functions are there; waits while Valkey still reads its file."""

@@ -25,7 +25,7 @@ PAUSE_SECONDS = 0.01  # before a refused command is sent again; it doubles up to
 PAUSE_MOST = 0.2
 ELSEWHERE = ("MOVED", "ASK")  # refusals that name the node to ask
 AT_ONCE = 2  # redirections that are followed without a pause
-VIEWS = 2  # nodes that are asked who holds which slots: one that was cut off from the others answers what was true before
+VIEWS = 2  # nodes that are asked which of them hold which slots: one that was cut off from the others answers what was true before
 
 
 class SyncClusterCommands:
@@ -44,7 +44,7 @@ class SyncClusterCommands:
         self._nodes: dict[Place, SyncCommands] = {}
         self._owners: list[Place | None] = []
         self._others: Sequence[Place] = ()
-        self._stale = True  # who holds which slots is asked for before the next command
+        self._stale = True  # which nodes hold which slots is asked for before the next command
         self._failed: set[Place] = set()  # nodes that could not be reached lately: they are asked last
 
     def call(self, *words: Any) -> Any:
@@ -90,7 +90,7 @@ class SyncClusterCommands:
         for node in nodes.values():
             node.close()
 
-    # Who holds which slots.
+    # Which nodes hold which slots.
 
     def _place_of(self, words: Sequence[Any]) -> Place:
         """The primary that holds the slot of a command; any for one without a key. Raises Unavailable where none does."""

@@ -133,7 +133,7 @@ class ShardLink:
         )
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
-        shard.on_server = self._on_server
+        shard.report_server_to(self)
         self._running = asyncio.create_task(self._run(), name=f"valkey link{self._where}")
 
     @property
@@ -357,7 +357,7 @@ class ShardLink:
         here, there = self._server, self._shard.server
         return here is not None and there is not None and here.run_id != there.run_id
 
-    def _on_server(self) -> None:
+    def on_server(self) -> None:
         """Commands noticed that the primary is another one. A demoted server passes on what the new primary announces: what follows the link's
         positions there need not be what follows them in the new primary's history, so nothing more of it may arrive.
         """

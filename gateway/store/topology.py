@@ -79,7 +79,7 @@ def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
     try:
         return _view_of(info, slots, asked)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Unavailable(f"Valkey at {asked[0]}:{asked[1]} does not say in a known form who holds which slots: {error!r}") from None
+        raise Unavailable(f"Valkey at {asked[0]}:{asked[1]} does not say in a known form which nodes hold which slots: {error!r}") from None
 
 
 def _view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
@@ -130,7 +130,7 @@ async def ask_anew(address: Address) -> View:
     except AuthenticationError as error:
         raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
     except NoPermissionError as error:
-        raise StoreError(f"Valkey at {address} does not say who holds which slots: {error}") from None
+        raise StoreError(f"Valkey at {address} does not say which nodes hold which slots: {error}") from None
     except ResponseError as error:
         if "cluster support" in str(error):
             raise ConfigurationError(f"Valkey at {address} is no node of a cluster; write valkey:// in its address") from None

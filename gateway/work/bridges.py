@@ -26,7 +26,7 @@ from ..store.topology import slot_of
 from .exclusive import Exclusive
 from .foreign_keys import ForeignList, ForeignStream
 from .foreign_messages import ForeignMessages
-from .mapping import Entry, Mapped, Mapping, Unfit
+from .mapping import Entry, Mapped, Mapping, Unpublishable
 from .source import Batch, Source, failure
 
 __all__ = ["BridgeStatistics", "Bridges", "slot_fault"]
@@ -98,7 +98,7 @@ class Bridges:
 
 
 class _Bridge:
-    """One bridge. ``settled`` returns once it is known who works, and the source is open if it is this process."""
+    """One bridge. ``settled`` returns once it is known which process works, and the source is open if it is this process."""
 
     def __init__(self, config: Config, rules: BridgeRules, address: Address, history: History, process: str) -> None:
         self.title = rules.title
@@ -147,7 +147,7 @@ class _Bridge:
         for index, entry in enumerate(batch.entries):
             try:
                 mapped = self._mapping.publication(entry)
-            except Unfit as error:
+            except Unpublishable as error:
                 reasons[index] = str(error)
             else:
                 targets.setdefault((mapped.channel, mapped.inbox), []).append((index, entry, mapped))

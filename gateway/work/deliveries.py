@@ -42,7 +42,7 @@ class Gap(NamedTuple):
 
 
 class Settling(Protocol):
-    """Who gave a delivery: the reader, while it reads the channel."""
+    """What gave a delivery: the reader, while it reads the channel."""
 
     async def settle(self, delivery: Delivery, reason: str | None) -> bool: ...
 

@@ -26,11 +26,11 @@ RENEW_SECONDS = 1.0
 
 
 class Exclusive:
-    """``key`` is the lease, ``process`` who asks for it, ``what`` the work's name in the log. ``working`` is whether it works here, now."""
+    """``key`` is the lease, ``process`` the one that asks for it, ``what`` the work's name in the log. ``working`` is whether it works here, now."""
 
     def __init__(self, history: History, key: bytes, process: str, what: str) -> None:
         self.working = False
-        self.asked = asyncio.Event()  # set once it is known who works
+        self.asked = asyncio.Event()  # set once it is known which process works
         self._history = history
         self._key = key
         self._process = process

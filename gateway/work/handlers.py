@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-__all__ = ["Batch", "Handler", "NoJson", "Rate", "Reject", "Retry", "describe", "read_rate"]
+__all__ = ["BatchRule", "Handler", "NoJson", "Rate", "Reject", "Retry", "describe", "read_rate"]
 
 BURST_SECONDS = 0.02  # what a rate lets start at once: a worker that wakes for each job of a high rate would only do that
 RATE = re.compile(r"(\d+(?:\.\d+)?)/(\d*)(ms|s|m|h|d)")
@@ -67,7 +67,7 @@ def read_rate(text: str) -> Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchRule:
     """Jobs of one name are handled together: up to ``most``, or those that came within ``within`` seconds of the first."""
 
     most: int
@@ -85,12 +85,12 @@ class Handler:
     read: Callable[[bytes | msgspec.Raw], Any]
     serial: Callable[[Any], object] | None = None
     rate: Rate | None = None
-    batch: Batch | None = None
+    batch: BatchRule | None = None
     backoff: float = 1.0
     backoff_most: float = 600.0
 
 
-def describe(name: str, function: Callable[..., Any], *, batch: Batch | None, process: bool, **options: Any) -> Handler:
+def describe(name: str, function: Callable[..., Any], *, batch: BatchRule | None, process: bool, **options: Any) -> Handler:
     """A handler from a function. Raises TypeError for one that cannot be called with a job, or whose annotation msgspec cannot read."""
     coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_underlying(function))
     if process and coroutine:

@@ -11,7 +11,7 @@ from ..publication import channel_fault
 from ..rules.json_text import UNREADABLE, clean, decode_json, encode, is_json, is_utf8, mend_surrogates
 from ..rules.notifications import NAMESPACE, notification_id
 
-__all__ = ["Entry", "Mapped", "Mapping", "Unfit"]
+__all__ = ["Entry", "Mapped", "Mapping", "Unpublishable"]
 
 KEY_BYTES = 512  # of an idempotency key; a channel remembers 10,000 of them
 
@@ -39,7 +39,7 @@ class Mapped(NamedTuple):
     inbox: bool
 
 
-class Unfit(Exception):
+class Unpublishable(Exception):
     """The entry cannot be published; the message says why."""
 
 
@@ -53,32 +53,32 @@ class Mapping:
         self._reads = any(path != STAR for path in rules.paths)
 
     def publication(self, entry: Entry) -> Mapped:
-        """What ``entry`` becomes. Raises Unfit."""
+        """What ``entry`` becomes. Raises Unpublishable."""
         if entry.size:
-            raise Unfit(f"it is too large: {entry.size} bytes")
+            raise Unpublishable(f"it is too large: {entry.size} bytes")
         data = self._data(_text(entry.content, self._rules.field))
         document = _document(data) if self._reads else None
         channel = self._checked_channel(_filled(self._channel, document, entry.star))
         key = _filled(self._key, document, entry.star)
         if len(key.encode()) > KEY_BYTES:
-            raise Unfit(f"its key is longer than {KEY_BYTES} bytes")
+            raise Unpublishable(f"its key is longer than {KEY_BYTES} bytes")
         return Mapped(channel, data, key, _is_inbox(channel, data))
 
     def _data(self, text: bytes) -> bytes:
         """``text`` if it is JSON, else as a JSON string."""
         if not is_utf8(text):
-            raise Unfit("it is not UTF-8")
+            raise Unpublishable("it is not UTF-8")
         if self._rules.json_only and not is_json(mend_surrogates(text)):
-            raise Unfit("it is not JSON")
+            raise Unpublishable("it is not JSON")
         return clean(text)
 
     def _checked_channel(self, channel: str) -> str:
         if fault := channel_fault(channel):
-            raise Unfit(f"{fault}: {channel[:300]!r}")
+            raise Unpublishable(f"{fault}: {channel[:300]!r}")
         try:
             self._known(channel)
         except UnknownChannel as error:
-            raise Unfit(str(error)) from None
+            raise Unpublishable(str(error)) from None
         return channel
 
 
@@ -89,23 +89,23 @@ def _text(content: bytes | list[bytes], field: str) -> bytes:
     fields = dict(zip(content[::2], content[1::2], strict=True))
     if field:
         if (named := fields.get(field.encode())) is None:
-            raise Unfit(f"it has no field {field!r}")
+            raise Unpublishable(f"it has no field {field!r}")
         return named
     if len(fields) * 2 != len(content):
-        raise Unfit("it has a field twice")
+        raise Unpublishable("it has a field twice")
     if list(fields) == [b"data"]:
         return fields[b"data"]
     try:
         return encode({name.decode(): value.decode() for name, value in fields.items()})
     except UnicodeDecodeError:
-        raise Unfit("it is not UTF-8") from None
+        raise Unpublishable("it is not UTF-8") from None
 
 
 def _document(data: bytes) -> Any:
     try:
         return decode_json(data, Any)
     except UNREADABLE as error:
-        raise Unfit(f"it cannot be read: {error}") from None
+        raise Unpublishable(f"it cannot be read: {error}") from None
 
 
 def _filled(template: Template, document: Any, star: str) -> str:
@@ -121,9 +121,9 @@ def _picked(document: Any, path: str) -> str:
         elif isinstance(value, list) and name.isdecimal() and len(name) < 10 and int(name) < len(value):
             value = value[int(name)]
         else:
-            raise Unfit(f"it has no {path!r}")
+            raise Unpublishable(f"it has no {path!r}")
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise Unfit(f"its {path!r} is not a text or a whole number")
+        raise Unpublishable(f"its {path!r} is not a text or a whole number")
     return str(value)
 
 
@@ -133,5 +133,5 @@ def _is_inbox(channel: str, data: bytes) -> bool:
     try:
         notification_id(data)
     except BadRequest as error:
-        raise Unfit(str(error)) from None
+        raise Unpublishable(str(error)) from None
     return True

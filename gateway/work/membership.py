@@ -1,4 +1,4 @@
-"""An instance of a group of readers: its lease, who the others are, and which channels it takes and gives back."""
+"""An instance of a group of readers: its lease, which the others are, and which channels it takes and gives back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import count
 from typing import Protocol
 
 from ..errors import StoreError
+from ..runtime.failure_log import FailureLog
 from ..store.untrusted import Faults
 from ..store.valkey_clock import SetForward
 from .reader_calls import ReaderCalls
@@ -79,14 +80,16 @@ class Membership:
 
     async def run(self) -> None:
         """Renews the lease, and takes and gives back channels. Runs until cancelled."""
-        renewing = asyncio.create_task(self._renew())
+        renewing, failures = asyncio.create_task(self._renew()), FailureLog(log)
         try:
             while True:
                 self._woken.clear()
                 try:
                     await self._look()
                 except StoreError as error:
-                    log.warning("the lease of this reader was not renewed: %s", error)
+                    failures.failed("the lease of this reader was not renewed: %s; trying again", error)
+                else:
+                    failures.worked()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._lease / 4):
                         await self._woken.wait()
@@ -140,7 +143,13 @@ class Membership:
     async def _beat(self) -> set[str]:
         """The members that are alive."""
         free, self._free = self._free, []
-        members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
+        try:
+            members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
+        except StoreError:
+            self._free = (
+                free + self._free
+            )  # the next beat announces them: the owner of a channel that was moved learns of it in no other way
+            raise
         valkey, now = await self._calls.time(), asyncio.get_running_loop().time()
         if self._clock.is_noticed(valkey, now) or (self._renewed > 0 and now - self._renewed > self._lease / 2):
             self._trusted = now + self._lease  # Valkey was away, or its clock was set: the others' leases may seem to be over as well

@@ -197,7 +197,7 @@ class Reader:
             is_given = (delivery.deliveries == 1 < self._deliveries or await self._count(hold, delivery)) and hold.live
             return is_given
         finally:
-            if not is_given:  # who waited for it was cancelled, or the channel is another instance's
+            if not is_given:  # the caller that waited for it was cancelled, or the channel is another instance's
                 hold.handed.discard(delivery)
                 if hold.live and not hold.leaving:
                     self._ready.appendleft(delivery)
@@ -293,7 +293,9 @@ class Reader:
         if not hold.handed:
             self._give_back(hold)
         else:
-            asyncio.get_running_loop().call_later(self._lease, self._give_back, hold)  # who never settles cannot hold a channel
+            asyncio.get_running_loop().call_later(
+                self._lease, self._give_back, hold
+            )  # an application that never settles cannot hold a channel
 
     def on_announced(self, channel: str) -> None:
         if (hold := self._holds.get(channel)) is not None:

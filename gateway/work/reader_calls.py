@@ -67,7 +67,7 @@ class ReaderCalls:
         return await valkey_time(self._commands, self.instances)
 
     async def take(self, channel: str, owner: str, holder: str = "") -> str:
-        """Takes a channel that has no owner, or the owner ``holder``. Returns "" if ``owner`` has it, else who has."""
+        """Takes a channel that has no owner, or the owner ``holder``. Returns "" if ``owner`` has it, else the owner that has."""
         answer: bytes = await self._call(b"gateway_reader_take", channel, owner, holder.encode(errors="surrogateescape"))
         return answer.decode(errors="surrogateescape")
 

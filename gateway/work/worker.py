@@ -31,7 +31,7 @@ from ..store.layout import Layout
 from ..store.library import Library
 from ..store.link import Link
 from .engine import Engine, Plan
-from .handlers import Batch, Handler, describe, read_rate
+from .handlers import BatchRule, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
 from .periodic import Schedule, zone_of
 from .processes import check_not_in_child
@@ -159,7 +159,7 @@ class Worker:
             self.handlers[name] = describe(
                 name,
                 function,
-                batch=None if batch is None else Batch(batch, within),
+                batch=None if batch is None else BatchRule(batch, within),
                 process=process,
                 serial=serial,
                 rate=None if rate is None else read_rate(rate),

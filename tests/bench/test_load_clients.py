@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.bench.findings import Findings, Picture
+from gateway.bench.findings import Chart, Findings
 from gateway.bench.latencies import BOUNDS, percentile
 from gateway.bench.load_clients import LoadClient, load_clients
 from gateway.bench.load_orders import DIGITS, MARK, STAMP, Answer, Close, Open, Request, State, document
@@ -136,11 +136,11 @@ def test_percentiles_are_right_to_a_few_hundredths() -> None:
 
 
 def test_findings_are_the_middle_of_their_runs_and_doubts_are_sentences() -> None:
-    findings, picture = Findings(), Picture("storm", "A storm", Axis(name="x"), Axis(name="y"))
+    findings, chart = Findings(), Chart("storm", "A storm", Axis(name="x"), Axis(name="y"))
     for run in (3.0, 1.0, 2.00001):
         findings.figure("storm", "seconds", "1/s", "gateway", run, better="more", load_client=run / 3.1)
-        findings.point(picture, "gateway", "", 7, run)
-        findings.line(picture, "peer", "", [(0, run)], run)
+        findings.point(chart, "gateway", "", 7, run)
+        findings.line(chart, "peer", "", [(0, run)], run)
     findings.deliveries("storm", "peer", 1000, 0)
     findings.deliveries("storm", "gateway", 1000, 2)
     (figure,) = findings.figures()

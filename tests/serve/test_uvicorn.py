@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 import gateway
+from gateway.edges.api.direct import DirectCall
 from gateway.edges.http_bounds import BoundedHttp
 from gateway.edges.http_protocol import HttpProtocol
 from gateway.edges.outlets import Direct
@@ -100,6 +103,35 @@ def test_the_list_holds_everything_that_is_used(ours: type, variable: str, their
     inherited = (set(vars(theirs)) | attributes(theirs)) - set(dir(asyncio.Protocol))
     mentioned = used(ours, variable) | (set(vars(ours)) if issubclass(ours, theirs) else set())
     assert (mentioned & inherited) - set(dir(object)) <= listed(theirs)
+
+
+@pytest.mark.parametrize(
+    ("names", "theirs"),
+    [({"cycle", "_served"}, RequestResponseCycle), ({"flow"}, FlowControl), ({"server_state", "_server_state", "_server"}, ServerState)],
+    ids=["RequestResponseCycle", "FlowControl", "ServerState"],
+)
+def test_the_list_holds_what_is_used_of_what_uvicorns_classes_hold(names: set[str], theirs: Any) -> None:
+    """``self.cycle.scope`` is of another class than ``self``."""
+    theirs_all = attributes(theirs) | set(vars(theirs)) | set(getattr(theirs, "__dataclass_fields__", ()))
+    mentioned = {
+        node.attr
+        for folder in ("edges", "serve")
+        for file in (Path(gateway.__file__).parent / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and (getattr(node.value, "attr", "") in names or getattr(node.value, "id", "") in names)
+    }
+    assert (mentioned & theirs_all) - set(dir(object)) <= listed(theirs)
+
+
+def test_a_direct_call_has_what_uvicorn_uses_of_a_request() -> None:
+    """The protocol takes it for a ``RequestResponseCycle``."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(HttpToolsProtocol)))
+    used_of_cycle = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "cycle"
+    }
+    assert used_of_cycle and used_of_cycle <= set(dir(DirectCall)), f"uvicorn {uvicorn.__version__} uses more of a request"
 
 
 def test_uvicorn_is_bounded_at_the_minor_that_is_tested() -> None:

@@ -465,7 +465,7 @@ def test_a_connection_that_died_while_the_machine_slept_is_replaced_and_caught_u
     pinging.publish("long:sleep", "while asleep")
     publications = seen(page, 1)
     assert [(each["data"], each["recovered"]) for each in publications] == [("while asleep", True)]
-    assert page.evaluate("states.find(({ retryMs }) => retryMs).reason") == "nothing was heard from the gateway"
+    assert page.evaluate("states.find(({ retryMs }) => retryMs).reason") == "nothing came from the gateway"
 
 
 @pytest.mark.parametrize(

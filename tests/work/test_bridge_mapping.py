@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.bridging import slot_tag
 from gateway.config import Config, examine
 from gateway.rules.json_text import is_json
-from gateway.work.mapping import Entry, Mapped, Mapping, Unfit
+from gateway.work.mapping import Entry, Mapped, Mapping, Unpublishable
 from gateway.work.source import failure
 
 from ..kit.programs import forked
@@ -56,7 +56,7 @@ def test_an_entry_becomes_a_publication(rules: dict[str, str], content: bytes, c
 def test_fields_of_a_streams_entry_become_an_object_unless_the_only_one_is_data(content: list[bytes], data: object) -> None:
     entry = Entry("1", content)
     if isinstance(data, str) and data.startswith("it "):
-        with pytest.raises(Unfit, match=data):
+        with pytest.raises(Unpublishable, match=data):
             _mapping(channel="posts:a").publication(entry)
     else:
         assert json.loads(_mapping(channel="posts:a").publication(entry).data) == data
@@ -73,7 +73,7 @@ def test_whatever_an_entry_holds_it_is_published_as_json_or_recorded_with_a_reas
     for mapping in STRANGE:
         try:
             mapped = mapping.publication(Entry("1", content))
-        except Unfit as error:
+        except Unpublishable as error:
             record = json.loads(failure(Entry("1", content), "events", str(error)))
             assert record["reason"] and record.keys() == {"at", "source", "id", "reason", "entry"}
         else:

@@ -354,6 +354,42 @@ async def test_an_instance_renews_its_lease_while_it_takes_very_many_channels(mo
     await end(running)
 
 
+async def test_a_membership_announces_after_a_failure_what_it_could_not_and_logs_failures_in_a_row_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of a channel that was moved, its owner learns by the announcement alone."""
+    announced: list[tuple[str, ...]] = []
+    outcomes = iter([False, False, True, False, True])
+    finished = asyncio.Event()
+
+    class Calls:
+        async def beat(self, member: str, lease_ms: int, *free: str) -> set[str]:
+            outcome = next(outcomes, None)
+            if outcome is None:
+                finished.set()
+                await asyncio.Event().wait()
+            membership.wake()  # it looks again at once
+            if not outcome:
+                raise Unavailable("away")
+            announced.append(free)
+            return {member}
+
+        async def time(self) -> float:
+            return 0.0
+
+        async def take(self, channel: str, owner: str, holder: str) -> str:
+            return ""
+
+    membership = Membership(cast(Any, Calls()), OneChannel(), "12345678", 10, Faults(), evenly=False)
+    membership.announce_free("kept:a", "kept:b")
+    async with asyncio.timeout(10):
+        running = asyncio.create_task(membership.run())
+        await finished.wait()
+    await end(running)
+    assert announced == [("kept:a", "kept:b"), ()]
+    assert caplog.messages == ["the lease of this reader was not renewed: away; trying again"] * 2
+
+
 async def test_an_acknowledgement_waits_while_valkeys_disk_is_full(disk: ValkeyServer) -> None:
     async with opened_history(disk.url, "gw", CONFIG) as history, Reader(disk.url, group="g", channels=["kept:a"]) as one:
         await publish(history, "kept:a", 1)

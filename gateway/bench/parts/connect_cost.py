@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..findings import Picture
+from ..findings import Chart
 from ..process_usage import MEASURED
 from ..report import Axis
 from ..stage import RUNS, Runs, Stage
@@ -14,7 +14,7 @@ WARM = 500  # connections that are made before memory is measured
 STEP = 1500
 KIB, MIB = 1024, 1024 * 1024
 
-RESIDENT = Picture("memory", "Memory over connections", Axis(name="connections"), Axis(name="memory", unit="MiB"))
+RESIDENT = Chart("memory", "Memory over connections", Axis(name="connections"), Axis(name="memory", unit="MiB"))
 
 
 def connects(stage: Stage) -> Runs:

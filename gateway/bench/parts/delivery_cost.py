@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..findings import Picture
+from ..findings import Chart
 from ..report import Axis
 from ..stage import RUNS, Runs, Stage
 
@@ -21,7 +21,7 @@ OWN_BATCH = 100
 OWN_CONNECTIONS = 2
 OWN_SECONDS = 1.5
 
-COST = Picture(
+COST = Chart(
     "fan-out",
     "CPU per delivery over subscribers",
     Axis(name="subscribers", scale="log"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ..findings import Picture
+from ..findings import Chart
 from ..latencies import percentile
 from ..report import Axis
 from ..stage import RUNS, Runs, Stage, Use
@@ -23,7 +23,7 @@ ENOUGH = 0.9  # of the publications that a load is made of
 HELD_SECONDS = 0.25  # from then on, what a server cannot hold is later than GOOD_MS: after so long, a fifth more than it can is 50 ms late
 CHANNEL = "latency"
 
-CURVE = Picture("latency", "Latency over load", Axis(name="deliveries a second", scale="log"), Axis(name="latency", unit="ms", scale="log"))
+CURVE = Chart("latency", "Latency over load", Axis(name="deliveries a second", scale="log"), Axis(name="latency", unit="ms", scale="log"))
 
 
 def latency(stage: Stage) -> Runs:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from ...errors import GatewayError
 from ...publication import Position
-from ..findings import Picture
+from ..findings import Chart
 from ..load_orders import SAMPLE_SECONDS, Answer
 from ..report import Axis
 from ..server_api import position_of
@@ -18,9 +18,9 @@ CLIENTS = 2000
 MISSED = 100
 AT_ONCE = 500  # being opened at a time
 CHANNEL = "storm"
-POINTS = 25  # of the picture
+POINTS = 25  # of the chart
 
-ARRIVALS = Picture("storm", "A storm over time", Axis(name="since the return", unit="s"), Axis(name="deliveries a second"))
+ARRIVALS = Chart("storm", "A storm over time", Axis(name="since the return", unit="s"), Axis(name="deliveries a second"))
 
 
 def storm(stage: Stage) -> Runs:

@@ -29,7 +29,7 @@ from .endpoint import failure
 from .known_heads import Head, KnownHeads
 from .plans import PLANNERS, Plan, end_of_run, plan
 
-__all__ = ["DirectCall", "DirectCalls", "Lender"]
+__all__ = ["Connection", "DirectCall", "DirectCalls"]
 
 log = logging.getLogger("gateway.api")
 
@@ -39,7 +39,7 @@ CALLS_MOST = 32  # of one connection that are under way together; their bodies h
 _PATHS = {f"/api/{name}".encode(): name for name in PLANNERS}
 
 
-class Lender(Protocol):
+class Connection(Protocol):
     """The connection that requests come in on."""
 
     def forward(self, call: DirectCall) -> None:
@@ -61,13 +61,13 @@ class DirectCalls:
     ``server`` has the headers of every answer as ``default_headers``: another list whenever they change.
     """
 
-    __slots__ = ("_bytes", "_calls", "_heads", "_lender", "_loop", "_node", "_server", "_writing")
+    __slots__ = ("_bytes", "_calls", "_connection", "_heads", "_loop", "_node", "_server", "_writing")
 
     _answer_heads: ClassVar[dict[int, bytes]] = {}  # by status, for as long as the server's own headers are the same list
     _answer_heads_of: ClassVar[object] = None
 
-    def __init__(self, lender: Lender, node: Node, loop: asyncio.AbstractEventLoop, server: ServerState) -> None:
-        self._lender = lender
+    def __init__(self, connection: Connection, node: Node, loop: asyncio.AbstractEventLoop, server: ServerState) -> None:
+        self._connection = connection
         self._node = node
         self._loop = loop
         self._calls: deque[DirectCall] = deque()
@@ -129,13 +129,13 @@ class DirectCalls:
         return call, found.end
 
     def forward(self, call: DirectCall) -> None:
-        self._lender.forward(call)
+        self._connection.forward(call)
 
     def read_on(self) -> None:
-        self._lender.read_on()
+        self._connection.read_on()
 
     def abort(self) -> None:
-        self._lender.abort()
+        self._connection.abort()
 
     def has_read(self, call: DirectCall, size: int) -> None:
         """The body of the call is complete, and is held until it is answered."""
@@ -173,7 +173,7 @@ class DirectCalls:
             keep_alive = call.keep_alive
             parts.append(call.response)
         if parts:
-            self._lender.write_answers(b"".join(parts), keep_alive=keep_alive, all_answered=not self._calls)
+            self._connection.write_answers(b"".join(parts), keep_alive=keep_alive, all_answered=not self._calls)
 
     def _answer_head(self, status: int) -> bytes:
         """The head of an answer, up to the value of content-length, its last header."""

@@ -232,7 +232,7 @@ test("a page that wakes keeps a quiet stream whose pings came, and a stream with
   }
   assert.deepEqual([page.streams.length, page.gateway.state], [1, "connected"]);
   await page.advance(35_000);
-  assert.deepEqual(page.states.at(-1), { state: "waiting", code: "timeout", reason: "nothing was heard from the gateway", retryMs: 500 });
+  assert.deepEqual(page.states.at(-1), { state: "waiting", code: "timeout", reason: "nothing came from the gateway", retryMs: 500 });
   delete globalThis.wake;
 });
 
