@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import time
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ class Alerts:
         self._history = history
         self._key = history.layout.alerts
         self._every = every
+        self._name = secrets.token_hex(6)  # by which it takes its turn
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -75,10 +77,14 @@ class Alerts:
 
     async def _takes_its_turn(self) -> bool:
         """True for one gateway each time. The turn lasts until it has looked; the next one begins not long before ``every`` seconds are over."""
-        return await self._history.commands.call(b"SET", self._key + b":turn", b"", b"NX", b"PX", LOOK_MS) is not None
+        return await self._turn(LOOK_MS)
 
     async def _end_turn(self) -> None:
-        await self._history.commands.call(b"PEXPIRE", self._key + b":turn", int(self._every * 900))
+        await self._turn(int(self._every * 900))
+
+    async def _turn(self, ms: int) -> bool:
+        """Takes the turn for so long, or keeps it; False if it is another's. One that lasts longer than a lease, since Valkey's clock was set back, counts as over."""
+        return not await self._history.call(b"gateway_lease", [self._key + b":turn"], self._name, ms)
 
     async def _look(self) -> None:
         raised = await self._raised()

@@ -96,7 +96,7 @@ class ForeignStream(_ForeignKey):
 
     def __init__(self, address: Address, history: History, rules: BridgeRules, most: int) -> None:
         super().__init__(address, history, rules, most)
-        self._start = b"$" if rules.start == "new" else b"0-0"
+        self._start = b"$" if rules.start == "new" else b"0-0"  # and then what was read last
 
     async def prepare(self) -> None:
         """What is added from now on is read, also if no process works yet."""
@@ -109,7 +109,7 @@ class ForeignStream(_ForeignKey):
         keys = [self._source, self._state]
         epoch, position, found, waiting, lost = await self._history.call(b"gateway_bridge_stream", keys, self._start, *bounds)
         entries = [_streamed(*each) for each in found]
-        last = found[-1][0] if found else position
+        last = self._start = found[-1][0] if found else position
         return Batch(self._epoch + epoch.decode(), entries, position, last, max(waiting - len(entries), 0), lost)
 
     def _wait(self, position: bytes) -> Sequence[Any]:

@@ -85,6 +85,8 @@ class Intake:
 
     def on_subscribed(self) -> None:
         self.promise()
+        if self._leased_until:  # Valkey may have been away for longer: a worker that is new there would take this one for dead
+            self._tasks.spawn(self._renew_quietly())
 
     def on_payloads(self, payloads: list[bytes]) -> None:
         for payload in payloads:
@@ -322,6 +324,7 @@ class Intake:
         for timer in (self._timer, self._looking):
             if timer is not None:
                 timer.cancel()
+        self._leased_until = 0.0
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._call(b"gateway_renew", 0)

@@ -23,6 +23,7 @@ __all__ = ["Channels", "Membership"]
 log = logging.getLogger("gateway.reader")
 
 TAKEN_AT_ONCE = 200  # channels in one pipeline
+NEW = "new"  # among the members that a beat answers: this instance had no lease
 _MEMBER = re.compile(r"[0-9a-f]{12}\.[0-9a-f]{8}").fullmatch  # INSTANCE.DIGEST
 
 
@@ -68,6 +69,9 @@ class Membership:
         self._free: list[str] = []  # given back, and not announced yet
         self._renewed = self._trusted = float("-inf")
         self._clock = SetForward(lease / 2)
+        self._alive: set[str] = set()  # at the last beat
+        self._awaited: set[str] = set()  # members whose leases Valkey has lost, and which are not back
+        self._share: set[str] = set()  # what was wanted last while none was awaited
 
     def wake(self) -> None:
         """Something changed: looks at the channels anew."""
@@ -118,10 +122,14 @@ class Membership:
                 self._channels.on_announced(name)
 
     async def _look(self) -> None:
-        alive = await self._beat()
+        alive, are_awaited = await self._beat()
         sharing = [each for each in alive if each.endswith(self._digest)]
         # Of a namespace's 100,000 channels this takes a second, in which the application and the link go on.
         wanted = await asyncio.to_thread(self._shares.mine, set(self._channels.followed()), sharing)
+        if are_awaited:  # they know how far their channels were read, where Valkey has lost that, too
+            wanted &= self._share
+        else:
+            self._share = wanted
         held = set(self._channels.held())
         for some in _chunks(sorted(held - wanted), TAKEN_AT_ONCE):
             for channel in some:
@@ -132,7 +140,7 @@ class Membership:
             abandoned |= await self._take(dict.fromkeys(some, ""))
         instances = _instances(alive)
         if any(holder.partition("/")[0] not in instances for holder in abandoned.values()):
-            instances = _instances(await self._beat())  # one that joined after the first look has taken none before
+            instances = _instances((await self._beat())[0])  # one that joined after the first look has taken none before
         mine_or_gone = {channel: holder for channel, holder in abandoned.items() if self._may_take_from(holder, instances)}
         await self._take(mine_or_gone)
 
@@ -140,21 +148,26 @@ class Membership:
         instance = holder.partition("/")[0]
         return instance == self.instance or (instance not in instances and asyncio.get_running_loop().time() > self._trusted)
 
-    async def _beat(self) -> set[str]:
-        """The members that are alive."""
+    async def _beat(self) -> tuple[set[str], bool]:
+        """The members that are alive, and whether others are awaited."""
         free, self._free = self._free, []
         try:
             members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
         except StoreError:
-            self._free = (
-                free + self._free
-            )  # the next beat announces them: the owner of a channel that was moved learns of it in no other way
+            self._free = free + self._free  # the next beat announces them: nothing else tells the owner of a channel that it was moved
             raise
-        valkey, now = await self._calls.time(), asyncio.get_running_loop().time()
+        alive, loop = {member for member in members if _MEMBER(member)}, asyncio.get_running_loop()
+        if loop.time() > self._trusted:
+            self._awaited = set()
+        if NEW in members and self._renewed > 0:
+            self._awaited, self._trusted = self._awaited | self._alive, loop.time() + self._lease
+        self._awaited -= alive
+        self._alive, are_awaited = alive, bool(self._awaited)  # another beat may find them back meanwhile
+        valkey, now = await self._calls.time(), loop.time()
         if self._clock.is_noticed(valkey, now) or (self._renewed > 0 and now - self._renewed > self._lease / 2):
             self._trusted = now + self._lease  # Valkey was away, or its clock was set: the others' leases may seem to be over as well
         self._renewed = now
-        return {member for member in members if _MEMBER(member)}
+        return alive, are_awaited
 
     async def _take(self, holders: dict[str, str]) -> dict[str, str]:
         """Takes these channels, from their holders if they have any. Returns the holders of those that others have."""

@@ -184,6 +184,17 @@ async def test_a_history_that_lives_on_by_the_ttl_of_its_last_publication_proves
     assert page.top == seen.top._replace(offset=5) and [p.offset for p in page.publications] == [3, 4, 5]
 
 
+async def test_two_lives_that_begin_in_one_transaction_have_two_epochs(history: History, store: valkey.Valkey) -> None:
+    """Its time stands still: the publications of both had the same position, and gateways took the second for a repeat."""
+    keys = history.layout.keys("size10:twice")
+    with store.pipeline() as transaction:
+        for _ in range(2):
+            transaction.delete(*keys)
+            transaction.fcall("gateway_publish", 3, *keys, "1")
+        _, first, _, second = transaction.execute()
+    assert first != second
+
+
 def age(store: valkey.Valkey, meta: str, ms: int) -> None:
     """The newest publication was made so much earlier."""
     time, *known = store.hget(meta, "ms").split()

@@ -131,6 +131,15 @@ async def test_a_gateway_that_is_killed_between_two_steps_costs_no_alert_and_dou
         assert [(each["state"], each["since"]) for each in published()] == [("raised", 17), ("cleared", 17)]
 
 
+async def test_a_turn_that_lasts_for_a_day_since_valkeys_clock_was_set_back_holds_up_no_alert(
+    history: History, queues: Queues, store: valkey.Valkey, published: Callable[[], list[dict[str, Any]]]
+) -> None:
+    store.set(history.layout.alerts + b":turn", "another", px=86_400_000)
+    await queues.enqueue("mail", job_words("x", None))
+    async with looking(history, Settings(ready=1)):
+        await until(lambda: len(published()) == 1, "it is raised")
+
+
 async def test_what_other_programs_wrote_costs_itself_only(
     history: History, queues: Queues, store: valkey.Valkey, published: Callable[[], list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
 ) -> None:

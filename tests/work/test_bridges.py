@@ -129,6 +129,26 @@ async def test_a_stream_that_is_made_anew_is_read_from_its_beginning_and_removed
     assert "3 entries were removed from the stream before they were read" in caplog.text
 
 
+@pytest.mark.parametrize("start", ["new", "beginning"])
+@pytest.mark.parametrize("is_lost", ["all", "the state alone"])
+async def test_a_stream_is_bridged_without_loss_or_repeat_where_valkey_lost_the_state(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, start: str, is_lost: str
+) -> None:
+    """A bridge of what is new took what was added to an emptied Valkey before it looked for old; one from the beginning published all again."""
+    state = f"{prefix}:bridge:{{{key}}}:{key}"
+    async with bridged(valkey_url, prefix, {"stream": key, "channel": "endless:a", "start": start}) as bridges:
+        store.xadd(key, {"data": "1"})
+        await until(lambda: bridges.statistics[key].bridged == 1, "the first is published")
+        with store.pipeline() as transaction:
+            transaction.delete(state, *([key] if is_lost == "all" else []))
+            transaction.xadd(key, {"data": "2"})
+            transaction.execute()
+        await until(lambda: bridges.statistics[key].bridged == 2, "the next is published")
+        store.xadd(key, {"data": "3"})
+        await until(lambda: bridges.statistics[key].bridged == 3, "and the one after it")
+    assert published(store, prefix, "endless:a") == [1, 2, 3] and bridges.statistics[key].lost == 0
+
+
 INVALID = {
     "no JSON where a field is needed": ("text", "it has no 'to'"),
     "no such field": ('{"from": "a"}', "it has no 'to'"),

@@ -521,6 +521,16 @@ def test_what_is_no_worker_among_the_workers_is_removed_and_a_lease_without_end_
     assert queue.own.client.zscore(queue.key("workers"), "{x}") is None
 
 
+def test_the_jobs_of_a_dead_worker_are_taken_again_though_the_clock_was_set_back_by_days(queue: QueueFunctions) -> None:
+    queue.call("enqueue", *JOBS)
+    assert queue.take("dead")
+    queue.set_time(NOW - 3 * 86_400_000)
+    queue.work("renew", "w", 1000)
+    queue.set_time(NOW - 3 * 86_400_000 + 3_600_001)
+    assert queue.work("renew", "w", 1000)[2:] == [b"dead"]
+    assert queue.work("reclaim", "dead") == 1
+
+
 @pytest.mark.parametrize(
     "name", ["jobs", "runs", "keys", "delayed", "running", "dead", "serial", "results", "expiring", "ready:0", "taken:w", ""]
 )

@@ -509,6 +509,87 @@ async def test_a_new_life_of_the_history_is_a_gap_also_if_valkey_lost_everything
             assert await one.lag() == {"kept:a": 0}
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_each_instance_reports_the_gaps_of_its_channels_where_valkey_lost_everything(
+    history: History, reader: Open, store: valkey.Valkey, dies: bool
+) -> None:
+    """The first one to come back took the channels of the others, which alone knew how far those were read: nobody reported their gaps."""
+    channels = [f"kept:{name}" for name in "abcdef"]
+    for channel in channels:
+        await publish(history, channel, 1)
+    async with reader(*channels, lease=1) as one, reader(*channels, lease=1) as two:
+        await until(lambda: len(one.held()) == len(two.held()) == 3, "they share the channels")
+        await asyncio.gather(take(one, 3), take(two, 3))
+        theirs = two.held()
+        if dies:
+            two._running[0].cancel()
+        lost = [key for channel in channels for key in (*history.layout.keys(channel), history.layout.reader(channel, "g")[2])]
+        store.delete(*lost, one._calls.instances)
+        await one._membership._look()
+        assert not one.held() & theirs
+        for channel in channels:
+            await publish(history, channel, 1)
+        again = await take(one, 6) if dies else [each for some in await asyncio.gather(take(one, 3), take(two, 3)) for each in some]
+        assert {each.channel for each in again} == set(channels)
+        assert dies or all(each.gap is not None for each in again)
+
+
+async def test_acknowledgements_that_valkey_lost_hold_up_nothing(history: History, reader: Open, store: valkey.Valkey) -> None:
+    """What a failover lost of them was pending for as long as the reader ran: it counted as waiting, and nothing after a hole was given."""
+    keys = (*history.layout.keys("three:a")[:2], history.layout.reader("three:a", "g")[2])
+    await publish(history, "three:a", 3)
+    async with reader("three:a") as one:
+        taken = await take(one, 3, ack=False)
+        for key in keys:
+            store.copy(key, key + b":saved", replace=True)
+        assert all([await each.ack() for each in taken])
+        for key in keys:
+            store.copy(key + b":saved", key, replace=True)
+        assert await one.lag() == {"three:a": 3}
+        at_once = [word for number in range(4, 9) for word in (1, number)]
+        store.fcall("gateway_publish_all", 3, *history.layout.keys("three:a"), *at_once)  # the first two of them are gone
+        after = await take(one, 3)
+        assert data(after) == [6, 7, 8] and after[0].gap == gap((after[0].epoch, 3), (after[0].epoch, 5))
+        assert await one.lag() == {"three:a": 0}
+
+
+async def test_nothing_waits_in_a_new_epoch_of_which_all_was_read_before(history: History, reader: Open) -> None:
+    """All that history holds counted as waiting until something was published."""
+    await publish(history, "kept:a", 3)
+    async with reader("kept:a") as one:
+        old = (await take(one, 3))[-1]
+        await history.read("kept:a", seen=(Position(old.epoch, 4), 1))  # as a gateway that has seen more
+        await nothing_more(one)
+        assert await one.lag() == {"kept:a": 0}
+        await publish(history, "kept:a", 1, 4)
+        assert await one.lag() == {"kept:a": 1}
+        (new,) = await take(one, 1)
+        assert new.gap == gap((old.epoch, 3), (new.epoch, 3)) and await one.lag() == {"kept:a": 0}
+
+
+@pytest.mark.parametrize("more", [1, 3])
+async def test_a_valkey_that_came_back_older_than_where_a_group_began_is_a_gap(
+    history: History, reader: Open, store: valkey.Valkey, more: int
+) -> None:
+    """Nothing was acknowledged yet: what got the offsets again was skipped, or the gap ended before it began."""
+    keys = history.layout.keys("kept:a")[:2]
+    await publish(history, "kept:a", 3)
+    for key in keys:
+        store.copy(key, key + b":saved", replace=True)
+    await publish(history, "kept:a", 2)
+    async with reader("kept:a", since=5):
+        await until(lambda: bool(store.hget(history.layout.reader("kept:a", "g")[2], "reading")), "it begins")
+    old = (await history.read("kept:a")).top
+    for key in keys:
+        store.copy(key + b":saved", key, replace=True)
+    await asyncio.sleep(0.002)  # no two servers write at once
+    await publish(history, "kept:a", more, 40)
+    async with reader("kept:a", since=5) as two:
+        taken = await take(two, 3 + more)
+        assert data(taken) == [1, 2, 3, *range(40, 40 + more)] and taken[0].gap == gap((old.epoch, 5), (taken[0].epoch, 0))
+        assert taken[0].epoch != old.epoch
+
+
 async def test_a_valkey_that_came_back_older_is_a_gap_and_nothing_new_is_skipped(
     history: History, reader: Open, store: valkey.Valkey
 ) -> None:
@@ -627,6 +708,28 @@ async def test_a_group_is_moved_back_and_forth_while_it_reads(history: History, 
         assert data(again) == [1, 2, 3]
         await one.rewind("kept:a", taken[1].time)
         assert await one.rewind("kept:never", 0) is None
+
+
+async def test_a_group_that_was_moved_is_announced_again_where_valkey_did_not_take_it(
+    history: History, reader: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a channel to which nothing is published it read on where it was, for ever."""
+    await publish(history, "kept:a", 2)
+    async with reader("kept:a", lease=3000) as one:
+        await take(one, 2)
+        beat, refused = one._calls.beat, asyncio.Event()
+
+        async def beat_refused(member: str, lease_ms: int, *free: str) -> set[str]:
+            if free and not refused.is_set():
+                refused.set()
+                raise Unavailable("the connection was lost")
+            return await beat(member, lease_ms, *free)
+
+        monkeypatch.setattr(one._calls, "beat", beat_refused)
+        await one.rewind("kept:a", 0)
+        await refused.wait()
+        one._membership.wake()
+        assert data(await take(one, 2)) == [1, 2]
 
 
 async def firsts(count: int, *readers: Reader) -> AsyncIterator[Delivery]:

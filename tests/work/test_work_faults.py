@@ -511,6 +511,24 @@ async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a
     await overview_is(queue, running=0, ready=1, crashed=1)
 
 
+async def test_a_worker_that_is_full_keeps_its_jobs_when_valkey_was_away_and_a_new_worker_begins(
+    queue: Queue, prefix: str, store: valkey.Valkey
+) -> None:
+    """It renewed its lease after a third of that only: the new one, which knows of no lost time, took it for dead."""
+    tasks = Tasks()
+    living, fresh = (
+        Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, tasks) for name in ("living", "fresh")
+    )
+    await queue.enqueue("work")
+    assert len(await living.take(1)) == 1
+    store.zadd(f"{prefix}:queue:{{default}}:workers", {"living": 1})
+    living.on_subscribed()
+    await tasks.finish()
+    await fresh.renew()
+    overview = await queue.queues.overview("default")
+    assert (overview.running, overview.crashed) == (1, 0)
+
+
 async def test_all_jobs_of_a_dead_worker_go_to_others_at_once_however_many(queue: Queue, prefix: str, store: valkey.Valkey) -> None:
     dead, living = (
         Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, Tasks()) for name in ("dead", "living")

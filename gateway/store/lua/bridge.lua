@@ -74,16 +74,20 @@ end
 
 -- gateway_bridge_stream 2 SOURCE STATE START COUNT BYTES MOST → [epoch, position, entries, waiting, lost]
 --   Up to COUNT entries after the position, fewer once they pass BYTES. An entry whose fields have more than MOST bytes is [id, size,
---   head]. START is where a bridge without a state begins: 0-0, or $ for what is added from now on. A Stream that was made anew,
---   with ids before the position, is read from its beginning, with versions of a new epoch. waiting is how many entries follow the
+--   head]. START is where a bridge without a state begins: 0-0, or $ for what is added from now on; or the id that its process read last, for a
+--   state that was lost while it ran: what was lost with it and made anew since is read from its beginning. A Stream that was made anew,
+--   with ids before the position, is read so as well, with versions of a new epoch. waiting is how many entries follow the
 --   position; lost is how many were removed from the Stream before they were read, which shows when all that are left were.
 -- Atomic, because the entries and the counts that they are compared with must be of one moment.
 local function gateway_bridge_stream(keys, args)
   local last, added, length = counted(keys[1])
   local epoch, position, read = bridge_state(keys[2], '^%d+%-%d+$')
   if not epoch then
+    local first = redis.call('XRANGE', keys[1], '-', '+', 'COUNT', 1)[1]
     if args[1] == '$' then
       epoch, position, read = begin_bridge(keys[2], last, added)
+    elseif first and not is_later(first[1], args[1]) then
+      epoch, position, read = begin_bridge(keys[2], args[1], added)
     else
       epoch, position, read = begin_bridge(keys[2], '0-0', added - length)
     end

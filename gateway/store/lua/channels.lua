@@ -68,10 +68,13 @@ local function now_ms()
   return time[1] * 1000 + (micros - micros % 1000) / 1000
 end
 
--- An epoch is the microsecond in which it begins, in base 36: short, and new each time.
+local newest_epoch = 0  -- that this server has made, as a number
+
+-- An epoch is the microsecond in which it begins, in base 36: short, and new each time, also in a transaction (MULTI), where the time stands still.
 local function new_epoch()
   local time = redis.call('TIME')
-  local left, digits = tonumber(time[1]) * 1000000 + tonumber(time[2]), ''
+  local left, digits = math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), newest_epoch + 1), ''
+  newest_epoch = left
   while left > 0 do
     local digit = left % 36
     digits = string.sub('0123456789abcdefghijklmnopqrstuvwxyz', digit + 1, digit + 1) .. digits

@@ -78,6 +78,10 @@ local function gateway_renew(keys, args)
   end
   redis.call('ZADD', keys[K.workers], number(now + math.max(lease, JOB.lease)), worker)
   expire_results(keys, now)
+  -- What ends later was written before the clock was set back: were its worker dead, nobody would get its jobs for so long.
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', keys[K.workers], '(' .. number(now + JOB.longest_lease), '+inf', 'LIMIT', 0, 100)) do
+    redis.call('ZADD', keys[K.workers], number(now + JOB.longest_lease), other)
+  end
   local answer = {known, -1, unpack(ended_leases(keys, now))}
   local ends = redis.call('ZRANGEBYSCORE', keys[K.workers], number(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
   for i = 1, #ends, 2 do

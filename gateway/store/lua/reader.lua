@@ -63,6 +63,11 @@ local function set_position(key, epoch, offset, ms)
   redis.call('HSET', key, 'epoch', epoch, 'offset', number(offset), 'ms', number(ms))
 end
 
+-- Nothing after this position was acknowledged yet. Its time is noted, as that of an acknowledged one is, where it is known.
+local function start_at(keys, named, offset, epoch, trimmed)
+  set_position(keys[3], named, offset, named == epoch and ms_of(keys[2], offset, trimmed) or 0)
+end
+
 -- The offset before the oldest publication that history holds; the top if it holds none.
 local function before_oldest(stream, top)
   local entry = redis.call('XRANGE', stream, '1', number(top), 'COUNT', 1)[1]
@@ -114,6 +119,12 @@ local function settle(keys, group, id, epoch)
   local offset = group_of(keys[2], group)
   if pending[2] then offset = halves(pending[2][1]) - 1 end
   set_position(keys[3], epoch, offset, ms_of(keys[2], offset, id) or 0)
+end
+
+-- Settles again what OWNER has settled up to an offset: Valkey came back without its last acknowledgements, but with all publications. They would
+-- be pending until another instance takes the channel, and nothing after a hole would be given before.
+local function settle_again(keys, group, epoch, upto)
+  for _, entry in ipairs(redis.call('XPENDING', keys[2], group, '-', number(upto), PAGE)) do settle(keys, group, entry[1], epoch) end
 end
 
 -- Writes a dead letter. A key that another program made something else of is replaced: else no dead letter would let the others pass.
@@ -244,7 +255,7 @@ local function gateway_reader_read(keys, args)
 
   local known = args[7] or ''
   local rewound = known == epoch and is_rewound(keys[2], tonumber(args[8]), tonumber(args[9]), top, ms, meta[4])
-  if not rewound and state.epoch == epoch and state.ms > 0 then
+  if not rewound and state.epoch == epoch then
     rewound = is_rewound(keys[2], state.offset, state.ms, top, ms, meta[4])
   end
   if rewound then epoch = renew(keys[1], base, top) end
@@ -255,7 +266,7 @@ local function gateway_reader_read(keys, args)
     else
       state.epoch, state.offset = start_of(keys[2], args[2], epoch, top)
     end
-    set_position(keys[3], state.epoch, state.offset, 0)
+    start_at(keys, state.epoch, state.offset, epoch, meta[4])
   end
 
   local last, pending = group_of(keys[2], group)
@@ -274,6 +285,10 @@ local function gateway_reader_read(keys, args)
     redis.call('HSET', keys[3], 'reading', epoch)
   end
 
+  if after > 0 and known == epoch and (state.epoch ~= epoch or state.offset < tonumber(args[10])) then
+    settle_again(keys, group, epoch, tonumber(args[10]))
+    last, pending = group_of(keys[2], group)
+  end
   local entries, dead, foreign, more, oldest = {}, {}, 0, false, after == 0
   if after < last then
     entries, dead, more = pending_after(keys, group, epoch, after, ask)
@@ -331,11 +346,11 @@ end
 -- Atomic, because an acknowledgement between the new position and the end of the consumer group would move it.
 local function gateway_reader_rewind(keys, args)
   local group = reader_of(keys)
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms', 'trimmed')
   local epoch, top = position_of(meta[1], meta[2], meta[3])
   if not epoch then return {'', 0} end
   local named, offset = start_of(keys[2], args[1], epoch, top)
-  set_position(keys[3], named, offset, 0)
+  start_at(keys, named, offset, epoch, meta[4])
   redis.call('HDEL', keys[3], 'owner', 'reading', 'left')
   if group_of(keys[2], group) then redis.call('XGROUP', 'DESTROY', keys[2], group) end
   return {named, offset}
@@ -344,29 +359,37 @@ end
 -- gateway_reader_lag 4 meta stream reader dead → how many publications that history holds are not acknowledged yet
 -- Atomic, because the top and the position must be of one moment.
 local function gateway_reader_lag(keys, args)
-  reader_of(keys)
+  local group = reader_of(keys)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
   local epoch, top = position_of(meta[1], meta[2], meta[3])
   if not epoch then return 0 end
-  local state, held = state_of(keys[3]), before_oldest(keys[2], top)
-  return math.max(top - (state.epoch == epoch and math.max(state.offset, held) or held), 0)
+  local state, at = state_of(keys[3]), before_oldest(keys[2], top)
+  local last, pending = group_of(keys[2], group)
+  if last and state.reading == epoch then  -- what it reads on after: the position may be of an older epoch until something is acknowledged
+    at = math.max(pending > 0 and halves(redis.call('XPENDING', keys[2], group, '-', '+', 1)[1][1]) - 1 or last, at)
+  elseif state.epoch == epoch then
+    at = math.max(state.offset, at)
+  end
+  return math.max(top - at, 0)
 end
 
--- gateway_reader_beat 1 gw:readers:{GROUP} INSTANCE LEASE_MS [CHANNEL…] → [instance, …] whose lease is not over
+-- gateway_reader_beat 1 gw:readers:{GROUP} INSTANCE LEASE_MS [CHANNEL…] → [instance, …] whose lease is not over, and 'new' if INSTANCE had none
 --   INSTANCE is alive for LEASE_MS; 0: it ends. A change of the instances is announced, and the CHANNELs that have no owner any more.
 -- Atomic, because Valkey's clock alone decides when a lease is over, and because each change is announced by the one that makes it.
 local function gateway_reader_beat(keys, args)
   local key, lease, now = keys[1], tonumber(args[2]), now_ms()
   if redis.call('TYPE', key).ok ~= 'zset' then redis.call('DEL', key) end  -- another program's: without it no instance would read
-  local changed = redis.call('ZREMRANGEBYSCORE', key, '-inf', number(now))
+  local changed, joined = redis.call('ZREMRANGEBYSCORE', key, '-inf', number(now)), 0
   changed = changed + redis.call('ZREMRANGEBYSCORE', key, number(now + LEASE_MOST), '+inf')
   if lease > 0 then
-    changed = changed + redis.call('ZADD', key, number(now + math.min(lease, LEASE_MOST - 1)), args[1])
+    joined = redis.call('ZADD', key, number(now + math.min(lease, LEASE_MOST - 1)), args[1])
   else
     changed = changed + redis.call('ZREM', key, args[1])
   end
-  if changed > 0 or args[3] then redis.call(ANNOUNCE, key, table.concat(args, '\n', 3)) end
-  return redis.call('ZREVRANGE', key, 0, INSTANCES_MOST - 1)
+  if changed + joined > 0 or args[3] then redis.call(ANNOUNCE, key, table.concat(args, '\n', 3)) end
+  local answer = redis.call('ZREVRANGE', key, 0, INSTANCES_MOST - 1)
+  if joined > 0 then table.insert(answer, 'new') end
+  return answer
 end
 
 -- gateway_index 1 gw:index:{NAMESPACE} CHANNEL → 1 if the channel is in the index, 0 if its namespace has none, -1 if the index is full
