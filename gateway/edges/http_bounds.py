@@ -339,10 +339,18 @@ class BoundedHttp(HttpToolsProtocol):
         self._forget_requests()
         self.transport.abort()
 
+    def _owes_answer(self) -> bool:
+        """Whether a request before the one that is being read is not answered yet: what is written now would be taken for that answer."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        in_own_body = self._limits.in_request and not self._in_head
+        return bool(self.pipeline) or self.cycle.response_started or not in_own_body
+
     def _refuse(self, answer: bytes) -> None:
+        owes = self._owes_answer()
         self._limits.request_complete()
         if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            if not owes:
                 self.transport.write(answer)
             self.transport.close()
             self._forget_requests()
@@ -358,7 +366,10 @@ class BoundedHttp(HttpToolsProtocol):
         return stays_open(self.transport, self._node.admission.closings)
 
     def send_400_response(self, msg: str) -> None:
-        super().send_400_response(msg)
+        if self._owes_answer():
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
         self._forget_requests()
         self._bound_closing()
 
