@@ -88,6 +88,7 @@ def run(plan: Plan, progress: Progress) -> Report:
     return Report(
         began=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=round(time.monotonic() - clock, 1),
+        scale=round(plan.effort.scale, 2),
         machine=machine(valkey),
         figures=findings.figures(),
         series=findings.series(),

@@ -44,7 +44,7 @@ def changes(report: Report, other: Report) -> list[Change]:
 
 def obstacles(report: Report, other: Report) -> list[str]:
     """Why the two can be compared in part only, or with care: in whole sentences, none if nothing is different."""
-    return [*_machines(report.machine, other.machine), *_missing(report, other)]
+    return [*_machines(report.machine, other.machine), *_lengths(report, other), *_missing(report, other)]
 
 
 def _key(figure: Figure) -> tuple[str, str, str, str]:
@@ -87,6 +87,14 @@ def _machines(machine: Machine, other: Machine) -> Iterator[str]:
     ):
         if now != before:
             yield f"The other report was made with another {what}: {before}, and this one with {now}."
+
+
+def _lengths(report: Report, other: Report) -> Iterator[str]:
+    if report.scale and other.scale and report.scale != other.scale:
+        yield (
+            f"The other report measured for {other.scale:g} of the usual time, and this one for {report.scale:g}: a shorter run opens fewer "
+            "connections, and its figures differ for that alone. Give both the same --seconds and parts."
+        )
 
 
 def _missing(report: Report, other: Report) -> Iterator[str]:

@@ -67,11 +67,15 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: when it began (RFC 3339, UTC), how many seconds it took, what it found, and remarks in whole sentences."""
+    """One run: when it began (RFC 3339, UTC), how many seconds it took, what it found, and remarks in whole sentences.
+
+    ``scale`` is how long each figure was measured, 1 for the usual time; 0 where that is not known.
+    """
 
     format: int = FORMAT
     began: str
     seconds: float
+    scale: float = 0.0
     machine: Machine
     figures: tuple[Figure, ...]
     series: tuple[Series, ...]

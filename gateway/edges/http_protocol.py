@@ -72,6 +72,9 @@ class HttpProtocol(BoundedHttp):
 
     # Requests.
 
+    def _owes_answer(self) -> bool:
+        return super()._owes_answer() or (self._direct is not None and len(self._direct) > 1)
+
     def on_headers_complete(self) -> None:
         if self._asks_for_another_protocol():
             self._upgrade_ignored = self.parser.get_method(), self.parser.get_http_version().encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.bench.comparison import changes, obstacles, slower
@@ -79,3 +80,10 @@ def test_another_machine_python_part_and_size_are_put_into_words() -> None:
 
 def test_a_peer_that_only_one_report_has_is_named() -> None:
     assert obstacles(beside_peers(), plain()) == [f"The other report has no {' and no '.join(PEERS)}."]
+
+
+def test_runs_of_another_length_are_named_where_both_lengths_are_known() -> None:
+    short, usual = (msgspec.structs.replace(plain(), scale=scale) for scale in (0.06, 1.0))
+    (sentence,) = obstacles(short, usual)
+    assert sentence.startswith("The other report measured for 1 of the usual time, and this one for 0.06:")
+    assert obstacles(short, short) == obstacles(short, plain()) == []

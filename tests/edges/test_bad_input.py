@@ -420,6 +420,7 @@ async def test_what_follows_a_body_without_end_is_cut_off(gateway: RunningGatewa
 MANY = {
     "headers": (b"GET /health/live HTTP/1.1\r\n" + b"a:\r\n" * 300 + b"\r\n", "more than 256 headers"),
     "fields of a query": (b"GET /history?" + b"a&" * 1100 + b" HTTP/1.1\r\nHost: h\r\n\r\n", "more than 1000 fields"),
+    "escapes of a path": (b"GET /" + b"%41" * 1100 + b" HTTP/1.1\r\nHost: h\r\n\r\n", "more than 1000 fields and escapes of its path"),
     "trailers": (CHUNKED % b"none" + b"0\r\n" + b"a:\r\n" * 300 + b"\r\n", "more than 256 headers"),
     "chunks": (CHUNKED % API_KEY.encode() + b"1\r\nx\r\n" * 1100 + b"0\r\n\r\n", "chunks of less than 64 bytes"),
 }
@@ -472,6 +473,6 @@ async def test_a_handshake_after_an_unanswered_request_is_refused(gateway: Runni
         await raw.send(
             b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\nGET /connection/websocket HTTP/1.1\r\nHost: h\r\n" + handshake + b"\r\n"
         )
-        assert (await raw.rest()).startswith(b"HTTP/1.1 400 ")
+        assert await raw.rest() == b"", "a refusal would be taken for the answer to the request before it"
     await until(lambda: "handshake after a request" in log.text, "it is logged")
     assert "Traceback" not in log.text

@@ -76,8 +76,8 @@ class DirectCalls:
         self._writing = False
         self._server = server
 
-    def __bool__(self) -> bool:
-        return bool(self._calls)
+    def __len__(self) -> int:
+        return len(self._calls)
 
     def take(self, url: bytes, headers: Headers) -> DirectCall | None:
         """The call that answers a POST with this head; None if the application has to."""
