@@ -32,7 +32,10 @@ from .environment import PREFIX, Environment, log_injected
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
-__all__ = ["Alerts", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "load"]
+__all__ = ["Alerts", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "is_loopback", "load"]
+
+# What the channel of alerts does not take from [channels]; ``alerts.subscribe`` replaces the first.
+_ALERTS_CLOSED = {"subscribe": "nobody", "publish": "nobody", "history": "subscriber", "presence_for": "subscriber"}
 
 
 class Tokens(Section):
@@ -267,10 +270,7 @@ class Config(BaseSettings):
     @property
     def listens_on_loopback(self) -> bool:
         """Whether programs of other machines cannot reach it."""
-        try:
-            return self.host == "localhost" or ip_address(self.host).is_loopback
-        except ValueError:  # a name
-            return False
+        return is_loopback(self.host)
 
     @property
     def has_console(self) -> bool:
@@ -294,8 +294,7 @@ class Config(BaseSettings):
     @cached_property
     def _alerts_rules(self) -> ChannelRules:
         """Gateways alone publish alerts; of the rules for names without a namespace, those of history hold."""
-        closed = {"subscribe": self.alerts.subscribe, "publish": "nobody", "history": "subscriber", "presence_for": "subscriber"}
-        return self.channels.model_copy(update=closed)
+        return self.channels.model_copy(update=_ALERTS_CLOSED | {"subscribe": self.alerts.subscribe})
 
     def is_reserved(self, channel: str) -> bool:
         """Whether the channel is the console's own: no other client follows it, and gateways alone publish to it."""
@@ -315,12 +314,28 @@ class Config(BaseSettings):
                 f"no namespace {namespace!r} is configured; its rules are a table [namespaces.{namespace}] in gateway.toml"
             ) from None
 
+    def setting_of(self, channel: str, rule: str) -> str:
+        """The name of the setting that holds a rule of the channel: ``namespaces.posts.history_size``."""
+        namespace, colon, _ = channel.partition(":")
+        if colon:
+            return f"namespaces.{namespace}.{rule}"
+        is_of_alerts = channel == ALERTS and self.alerts.are_on and rule in _ALERTS_CLOSED
+        return f"alerts.{rule}" if is_of_alerts else f"channels.{rule}"
+
 
 _file: Path | None = None
 
 
 def _file_source(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
     return TomlConfigSettingsSource(settings_cls, toml_file=_file)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def load(file: str | Path | None = None, **overrides: Any) -> Config:

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ..channel_rules import ALERTS, ChannelRules
+from ..channel_rules import ChannelRules
 from ..config import Config
 from ..edges.api.requests import Channel, Shape
 from ..publication import MAX_CHANNEL_LENGTH
@@ -16,7 +16,7 @@ from ..rules.json_text import encode
 from ..rules.permissions import admits, may_subscribe, owner_of
 from .caller import Caller, read_method
 
-__all__ = ["METHODS", "Judgement", "UserName", "judge_subscribe", "setting_of"]
+__all__ = ["METHODS", "Judgement", "UserName", "judge_subscribe"]
 
 UserName = Annotated[str, Meta(max_length=MAX_CHANNEL_LENGTH, description="a user's id; empty for an anonymous client")]
 
@@ -60,15 +60,6 @@ async def permissions(caller: Caller, request: PermissionsRequest) -> bytes:
     return encode(result)
 
 
-def setting_of(config: Config, channel: str, rule: str) -> str:
-    """The name of the setting that holds a channel's rule."""
-    namespace, colon, _ = channel.partition(":")
-    if colon:
-        return f"namespaces.{namespace}.{rule}"
-    is_of_alerts = channel == ALERTS and config.alerts.are_on and rule in ("subscribe", "publish", "history", "presence_for")
-    return f"alerts.{rule}" if is_of_alerts else f"channels.{rule}"
-
-
 def judge_subscribe(config: Config, user: str, channel: str) -> Judgement:
     """Whether ``user`` may subscribe without a subscription token. Raises UnknownChannel."""
     rules = config.rules(channel)
@@ -82,13 +73,13 @@ def judge_subscribe(config: Config, user: str, channel: str) -> Judgement:
 
 def _judge_history(config: Config, rules: ChannelRules, user: str, channel: str, subscribe: Judgement) -> Judgement:
     if not rules.has_history:
-        return Judgement(False, f"{setting_of(config, channel, 'history_size')} = 0: the channel has no history")
+        return Judgement(False, f"{config.setting_of(channel, 'history_size')} = 0: the channel has no history")
     return _judge(config, user, channel, "history", subscribe)
 
 
 def _judge_presence(config: Config, rules: ChannelRules, user: str, channel: str, subscribe: Judgement) -> Judgement:
     if not rules.presence:
-        return Judgement(False, f"{setting_of(config, channel, 'presence')} = false: nobody sees who is in the channel")
+        return Judgement(False, f"{config.setting_of(channel, 'presence')} = false: nobody sees who is in the channel")
     return _judge(config, user, channel, "presence_for", subscribe)
 
 
@@ -105,7 +96,7 @@ def _judge(config: Config, user: str, channel: str, rule: str, subscribe: Judgem
 def _sentence(config: Config, identity: Identity, channel: str, rule: str, audience: str) -> str:
     if identity.unchecked:
         return "insecure.clients = true: every client may do anything"
-    return f'{setting_of(config, channel, rule)} = "{audience}": {_reason(identity, channel, audience)}'
+    return f'{config.setting_of(channel, rule)} = "{audience}": {_reason(identity, channel, audience)}'
 
 
 def _reason(identity: Identity, channel: str, audience: str) -> str:

@@ -23,7 +23,7 @@ from ..rules.json_text import encode
 from ..session.node import Node
 from .caller import Caller, read_method
 from .evidence import Evidence, Finding, Question, Verdict
-from .permitted import judge_subscribe, setting_of
+from .permitted import judge_subscribe
 from .why_elsewhere import add_inbox, add_readers
 from .why_past import add_past
 from .why_present import add_present
@@ -72,7 +72,7 @@ async def why(caller: Caller, request: WhyRequest) -> bytes:
 
 async def _look(node: Node, rules: ChannelRules, request: WhyRequest, evidence: Evidence) -> Question:
     """Looks for the publication in history."""
-    size = setting_of(node.config, request.channel, "history_size")
+    size = node.config.setting_of(request.channel, "history_size")
     if not rules.has_history:
         text = "the channel has no history, so its publications have no offsets, and nothing is recorded of any of them"
         evidence.doubt("publication", text, setting=f"{size} = 100")
@@ -94,7 +94,7 @@ async def _look(node: Node, rules: ChannelRules, request: WhyRequest, evidence: 
 def _add_publication(node: Node, rules: ChannelRules, question: Question, top: Position, evidence: Evidence) -> None:
     name, publication = f"{question.channel} {question.offset}", question.publication
     if not top.epoch:
-        setting = setting_of(node.config, question.channel, "meta_ttl")
+        setting = node.config.setting_of(question.channel, "meta_ttl")
         text = "Valkey has no offset of the channel: nothing was ever published to it, or nothing for so long that the offset was forgotten"
         held = f"{setting} = {_duration(rules.meta_ttl)}"
         if question.epoch:
@@ -108,8 +108,8 @@ def _add_publication(node: Node, rules: ChannelRules, question: Question, top: P
         evidence.never("publication", f"there is no publication {name}: the newest has the offset {top.offset}")
     elif publication is None:
         text = f"{name} was published, and history does not hold it any more: it was trimmed, expired or removed. So its time and its tags are not known"
-        setting = setting_of(node.config, question.channel, "history_size")
-        ttl = setting_of(node.config, question.channel, "history_ttl")
+        setting = node.config.setting_of(question.channel, "history_size")
+        ttl = node.config.setting_of(question.channel, "history_ttl")
         held = f"{setting} = {rules.history_size}, {ttl} = {_duration(rules.history_ttl)}"
         evidence.add("publication", None, text, setting=held)
     else:
@@ -126,9 +126,9 @@ def _duration(seconds: int) -> str:
 def _add_rules(node: Node, question: Question, evidence: Evidence) -> None:
     user, channel = question.user, question.channel
     judged = judge_subscribe(node.config, user, channel)
-    setting = setting_of(node.config, channel, "subscribe")
+    setting = node.config.setting_of(channel, "subscribe")
     if channel in node.personal_channels(user):
-        personal = setting_of(node.config, channel, "personal")
+        personal = node.config.setting_of(channel, "personal")
         evidence.add(
             "permission",
             True,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .. import __version__
-from ..config import Config
+from ..config import Config, is_loopback
 from ..environment import PREFIX, setting_variables
 from ..errors import ConfigurationError
 
@@ -167,14 +167,7 @@ def _is_of_this_machine(valkey_url: str) -> bool:
     """Whether it names a server by an address that in a container is the container's own."""
     parts = urlsplit(valkey_url)
     hosts = [urlsplit(f"//{place}").hostname or "" for place in parts.netloc.rpartition("@")[2].split(",")]
-    return "unix" in parts.scheme or any(host == "localhost" or _is_loopback(host) for host in hosts)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
+    return "unix" in parts.scheme or any(map(is_loopback, hosts))
 
 
 def _lacking(config: Config) -> set[str]:

@@ -235,9 +235,8 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
 
 
 def _refusal(config: Config, identity: Identity, channel: str, act: str, audience: str, weight: Weight) -> Finding:
-    where, setting = _place(config, channel, act)
-    sentence = f'channel {channel}: {where}, {act} = "{audience}": {_reason(identity, channel, audience)}'
-    return Finding(weight, sentence, _opening(channel, setting, audience))
+    sentence = f'channel {channel}: {_place(config, channel)}, {act} = "{audience}": {_reason(identity, channel, audience)}'
+    return Finding(weight, sentence, _opening(channel, config.setting_of(channel, act), audience))
 
 
 def _reason(identity: Identity, channel: str, audience: str) -> str:
@@ -267,14 +266,12 @@ def _opening(channel: str, setting: str, audience: str) -> str:
     return f'give the client a token with the claim "sub"; or {setting} = "anyone"'
 
 
-def _place(config: Config, channel: str, act: str) -> tuple[str, str]:
-    """Which rules a channel has, in words, and the setting of one of them, in full."""
+def _place(config: Config, channel: str) -> str:
+    """Which rules a channel has, in words."""
     namespace, colon, _ = channel.partition(":")
     if colon:
-        return f"namespace {namespace}", f"namespaces.{namespace}.{act}"
-    if _is_of_alerts(config, channel):
-        return "the channel of alerts", f"alerts.{act}"
-    return "channels without a namespace", f"channels.{act}"
+        return f"namespace {namespace}"
+    return "the channel of alerts" if _is_of_alerts(config, channel) else "channels without a namespace"
 
 
 def _is_of_alerts(config: Config, channel: str) -> bool:
@@ -289,13 +286,12 @@ def _namespaces_change(config: Config, namespace: str) -> str:
 
 def _lacks(config: Config, channel: str, rules: ChannelRules) -> list[Finding]:
     """What the channel cannot do for anybody, and pages often expect."""
-    _, history = _place(config, channel, "history_size")
+    history, recover = config.setting_of(channel, "history_size"), config.setting_of(channel, "recover")
     if not rules.has_history:
         return [
             Finding(Weight.NOTE, f"channel {channel} has no history: a client that was away misses what was published", f"{history} = 100")
         ]
     if not rules.recover:
-        _, recover = _place(config, channel, "recover")
         return [
             Finding(
                 Weight.NOTE, f"channel {channel} is not recovered: a client that was away misses what was published", f"{recover} = true"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from ...config import is_loopback
 
 __all__ = ["Place"]
 
@@ -45,10 +46,7 @@ class Place(NamedTuple):
     @property
     def is_of_this_machine(self) -> bool:
         """Whether its host is a loopback address."""
-        try:
-            return self.host == "localhost" or ip_address(self.host).is_loopback
-        except ValueError:  # a name
-            return False
+        return is_loopback(self.host)
 
     def tls(self) -> ssl.SSLContext | None:
         """What a connection is secured with, None for one in the clear."""

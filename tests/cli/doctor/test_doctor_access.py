@@ -121,6 +121,15 @@ async def test_a_channel_is_refused_by_the_setting_of_its_namespace(case: str) -
     assert diagnosis.is_well is all(weight is not FAULT for weight, _, _ in expected)
 
 
+async def test_the_channel_of_alerts_has_the_history_of_channels_without_a_namespace() -> None:
+    """There is no alerts.history_size."""
+    config = _config(alerts={"ready": 10, "subscribe": "user"}, channels={"history_size": 0})
+    (finding,) = (await _asked(config, token(), channel="alerts")).findings
+    assert "channel alerts has no history" in finding.sentence and finding.change == "channels.history_size = 100"
+    (refused, _) = (await _asked(config, token(""), channel="alerts")).findings
+    assert "the channel of alerts" in refused.sentence and 'alerts.subscribe = "anyone"' in refused.change
+
+
 async def test_a_subscription_token_for_a_channel_without_a_namespace_is_refused() -> None:
     finding = (await _asked(_config(), ticket("caht:1"))).findings[0]
     assert "the subscription token for caht:1 is refused with 102 unknown channel" in finding.sentence
