@@ -670,7 +670,7 @@ async def test_a_rate_holds_for_jobs_whose_start_is_late_because_no_worker_ran(
     begun = len(starts)
     async with working(worker):
         await overview_is(queue, finished=30)
-    assert begun < 10 and starts[-1] - starts[begun] >= 0.01 * (30 - begun - 4)
+    assert begun < 20 and starts[-1] - starts[begun] >= 0.01 * (30 - begun - 4)
 
 
 # Periodic jobs.
