@@ -394,11 +394,12 @@ async def test_what_was_to_be_in_a_reply_to_connect_that_was_not_sent_is_not_giv
         await asker.publish(channel, 2)
         await other.publications(2)
         since = {channel: {"recover": True, "epoch": asker.gateway.epoch(channel), "offset": 1}}
-        own.client.execute_command("CLIENT", "PAUSE", 400, "ALL")
-        async with opened(asker.gateway) as wire:
-            token = asker.gateway.token("early", channels=[channel, new_channel("chat")])
-            await wire.send({"id": 1, "connect": {"token": token, "subs": since}})
-            await asyncio.sleep(0.1)
+        with own.frozen():  # until the gateway has closed the connection, too
+            async with opened(asker.gateway) as wire:
+                token = asker.gateway.token("early", channels=[channel, new_channel("chat")])
+                await wire.send({"id": 1, "connect": {"token": token, "subs": since}})
+                for _ in range(20):  # each pong is a turn of the gateway's loop, in which the connect goes on
+                    await (await wire.connection.ping())
         answer = await asker.until("not delivered", "early", channel, 2)
         assert texts(answer, "past")[0].endswith("had been given the publications up to offset 1 only, when its connection ended")
 

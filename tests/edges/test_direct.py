@@ -16,6 +16,7 @@ from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.scrapes import Scraped
 from ..kit.topologies import Store
 from ..kit.valkeys import OwnValkey
+from ..kit.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.every_valkey]
 
@@ -266,15 +267,20 @@ async def test_bodies_that_are_under_way_together_have_the_limit_of_one(own: Own
     """Valkey is silent: of ten requests of 40,000 bytes two are on their way, and the others wait in the client's socket."""
     gateway = await asyncio.to_thread(start_gateway, RULES + "[limits]\napi_bytes = 100_000\n", valkey_url=own.url)
     each = request("publish", {"channel": "chat:large", "data": "x" * 40_000})
+
+    async def received(requests: int) -> bool:
+        _, figures = await asyncio.to_thread(gateway.http, "GET", "/metrics", headers={"X-API-Key": API_KEY})
+        size = Scraped.of(figures.decode()).value("gateway_received_bytes_total", source="api")
+        return size == requests * len(each.partition(b"\r\n\r\n")[2])
+
     async with await Socket.open(gateway) as raw:
         await raw.send(each)
         await raw.answer()
-        own.client.execute_command("CLIENT", "PAUSE", "500", "WRITE")
+        own.client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
         await raw.send(each * 10)
-        await asyncio.sleep(0.2)
-        _, figures = await asyncio.to_thread(gateway.http, "GET", "/metrics", headers={"X-API-Key": API_KEY})
-        received = Scraped.of(figures.decode()).value("gateway_received_bytes_total", source="api")
-        assert received == 3 * len(each.partition(b"\r\n\r\n")[2])
+        await eventually(lambda: received(3), "two are on their way")
+        assert await received(3), "no other was read when the gateway had another turn"
+        own.client.execute_command("CLIENT", "UNPAUSE")
         assert [json.loads((await raw.answer())[2])["result"]["offset"] for _ in range(10)] == list(range(2, 12))
 
 

@@ -8,6 +8,7 @@ OwnValkey     a server of the test's own, with commands sent past every gateway
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -90,6 +91,16 @@ class OwnValkey:
         assert self._server is not None and self._server._process is not None
         self._server._process.kill()
         self._server._process.wait()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It neither runs nor loses a connection while the block lasts, however long that is on a busy machine."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Ends the server, frozen or not, whichever process started it; none may be left."""

@@ -125,10 +125,10 @@ async def test_a_waiter_whose_time_is_over_before_the_link_is_there_leaves_nothi
     async with Queue(own.url) as queue:
         job = await queue.enqueue("work", result_ttl=60)
         before = asyncio.all_tasks()
-        own.ask("CLIENT", "PAUSE", 100)
-        with pytest.raises(TimeoutError):
-            await job.result(0.05)
-        assert asyncio.all_tasks() == before
+        with own.frozen():
+            with pytest.raises(TimeoutError):
+                await job.result(0.05)
+            assert asyncio.all_tasks() == before
 
 
 async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
@@ -688,7 +688,7 @@ async def test_a_rate_holds_for_jobs_whose_start_is_late_because_no_worker_ran(
     begun = len(starts)
     async with working(worker):
         await overview_is(queue, finished=30)
-    assert begun < 10 and starts[-1] - starts[begun] >= 0.01 * (30 - begun - 4)
+    assert begun < 20 and starts[-1] - starts[begun] >= 0.01 * (30 - begun - 4)
 
 
 # Periodic jobs.
