@@ -177,7 +177,7 @@ async function tokenIn(returned) {
     return tokenIn(answer.text());
   }
   const token = typeof answer === "string" ? answer.trim() : "";
-  if (!JWT.test(token)) throw new Error("it returned something that is not a JWT");
+  if (!JWT.test(token)) throw new Error("it returned something that is not a JWT; let it return the token alone, as text");
   return token;
 }
 
@@ -1151,12 +1151,13 @@ export class Gateway extends Emitter {
 
   /** Of a page whose origin the gateway does not admit, a browser shows the script no more than that the connection broke off. */
   async #warnOfOrigin(url) {
-    const { origin } = globalThis.location ?? this.#base;
+    const { origin, protocol } = globalThis.location ?? this.#base;
     if (this.#warnedOfOrigin || origin === this.#base.origin) return;
     const health = await this.#request(url, {}, (response) => response.json()).catch(() => null);
     if (!health?.refused || this.#warnedOfOrigin) return;
     this.#warnedOfOrigin = true;
-    this._platform.console.warn(`gateway.js: the gateway admits no page of ${origin}: ${health.refused}`);
+    const page = protocol === "file:" ? 'that was opened as a file, whose origin is "null"; open it from a web server' : `of ${origin}`;
+    this._platform.console.warn(`gateway.js: the gateway admits no page ${page}: ${health.refused}`);
   }
 
   #retry(code, reason) {

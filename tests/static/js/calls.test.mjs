@@ -129,8 +129,12 @@ test("data that cannot be JSON fails for its caller, and harms nothing", async (
   assert.equal(page.gateway.state, "connected");
 });
 
-test("a page of an origin that the gateway does not admit is a warning, once", async () => {
-  globalThis.location = { href: "https://shop.example/cart", origin: "https://shop.example" };
+for (const [location, named] of [
+  [{ href: "https://shop.example/cart", origin: "https://shop.example", protocol: "https:" }, "of https://shop.example"],
+  // Browsers call it file:// here, and "null" to the gateway: allowed_origins cannot have the first.
+  [{ href: "file:///index.html", origin: "file://", protocol: "file:" }, 'that was opened as a file, whose origin is "null"; open it from a web server'],
+]) test(`a page ${named} that the gateway does not admit is a warning, once`, async () => {
+  globalThis.location = location;
   const page = new Page();
   page.answer = () => ({ ok: true, json: async () => ({ status: "ready", refused: "allowed_origins does not list this page's origin" }) });
   for (let attempt = 0; attempt < 3; attempt++) {
@@ -139,7 +143,7 @@ test("a page of an origin that the gateway does not admit is a warning, once", a
     await page.advance(30_000);
   }
   delete globalThis.location;
-  const refused = "gateway.js: the gateway admits no page of https://shop.example: allowed_origins does not list this page's origin";
+  const refused = `gateway.js: the gateway admits no page ${named}: allowed_origins does not list this page's origin`;
   assert.deepEqual(page.warnings, [refused]);
 });
 
@@ -283,5 +287,5 @@ test("a page without a token where one is needed is told to send one, and a page
 test("a token function that fails is one warning until there is a connection again", async () => {
   const page = new Page({ silent: true, token: () => "<!doctype html>" });
   await page.advance(60_000);
-  assert.deepEqual(page.warnings, ["gateway.js: the token function failed: it returned something that is not a JWT; it is called again"]);
+  assert.deepEqual(page.warnings, ["gateway.js: the token function failed: it returned something that is not a JWT; let it return the token alone, as text; it is called again"]);
 });
