@@ -61,7 +61,7 @@ FUNCTIONS = {
     " zrange zrangebylex zrem zrevrange zrevrangebylex zscore",
     "take finish fail give_back park held renew reclaim": "del exists hdel hget hincrby hmget hset llen lpos lpush lrange lrem publish rpop"
     " rpush time zadd zcard zmscore zrange zrangebylex zrangebyscore zrem zrevrangebylex zscore",
-    "reader_lag": "hmget xrange",
+    "reader_lag": "hmget xinfo|groups xpending xrange",
     "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_beat": "del exists hdel hget hmget"
     " hset publish time type xack xadd xautoclaim xclaim xgroup|create xgroup|destroy xinfo|groups xpending xrange zadd zrem"
     " zremrangebyscore zrevrange",
