@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..errors import StoreError
 from ..rules.json_values import json_of
 from ..runtime.backoff import backoff
+from ..runtime.failure_log import FailureLog
 from ..runtime.tasks import Tasks
 from ..store.access import Commands
 from ..store.history import History
@@ -214,6 +215,8 @@ class Engine:
         self._intakes[run.queue].end(run, outcome)
 
     def _progress(self, run: Run) -> Progress:
+        failures = FailureLog(log)  # of this job, which may report many times a second
+
         async def progress(done: float, text: str) -> None:
             channel = run.document.channel
             if channel is None:
@@ -223,7 +226,9 @@ class Engine:
             try:
                 await self._history.publish(channel, publish_words(data), repeatable=False)
             except StoreError as error:
-                log.warning("job %s: its progress was not published in %s: %s", run.id, ascii(channel), error)
+                failures.failed("job %s: its progress was not published in %s: %s", run.id, ascii(channel), error)
+            else:
+                failures.worked()
 
         return progress
 

@@ -157,6 +157,25 @@ async def test_progress_is_a_publication_in_the_jobs_channel(
     assert published[-1]["job"] == job.id
 
 
+async def test_progress_that_valkey_refuses_is_logged_once_in_a_row(
+    queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = new_worker()
+
+    @worker.job("loop")
+    async def loop(job: RunningJob) -> None:
+        await job.progress(0.25)
+        store.set(f"{prefix}:{{posts:work}}:stream", "another program's")
+        for _ in range(3):
+            await job.progress(0.5)
+
+    async with working(worker):
+        job = await queue.enqueue("loop", channel="posts:work", result_ttl=60)
+        await job.result(30)
+    refused = [record for record in caplog.records if "its progress was not published in 'posts:work'" in record.getMessage()]
+    assert [record.levelname for record in refused if record.levelname != "DEBUG"] == ["WARNING"]
+
+
 async def test_a_batch_is_full_or_its_time_is_over(queue: Queue, new_worker: NewWorker) -> None:
     sizes, worker = [], new_worker(concurrency=2)
 
