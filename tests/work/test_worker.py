@@ -161,10 +161,11 @@ async def test_progress_that_valkey_refuses_is_logged_once_in_a_row(
     queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = new_worker()
-    store.set(f"{prefix}:{{posts:work}}:stream", "another program's")
 
     @worker.job("loop")
     async def loop(job: RunningJob) -> None:
+        await job.progress(0.25)
+        store.set(f"{prefix}:{{posts:work}}:stream", "another program's")
         for _ in range(3):
             await job.progress(0.5)
 
