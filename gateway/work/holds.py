@@ -47,6 +47,8 @@ class Hold:
             self.after = newest.offset
             self.outstanding |= dict.fromkeys(made)
             self.known = Known(newest.position, newest.ms, 0)
+        elif self.known is None:
+            self.known = page.position  # all was read before: what is known, should Valkey lose it
         return made
 
     async def settle(self, delivery: Delivery, reason: str | None) -> bool:
@@ -54,7 +56,7 @@ class Hold:
         return await self._settle(self, delivery, reason)
 
     def newest_known(self) -> Known | None:
-        """The newest publication that was read, and up to where all is settled now; None if nothing was read yet."""
+        """The newest publication that was read, and up to where all is settled now; None if nothing was published yet."""
         if self.known is None or self.after == 0:  # as the hold before this one left it
             return self.known
         oldest = next(iter(self.outstanding), None)

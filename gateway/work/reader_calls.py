@@ -26,7 +26,8 @@ class Known(NamedTuple):
 class Page(NamedTuple):
     """What one read gave: publications with how often each was given until now, what precedes a gap before the first, and the ids of new dead letters.
 
-    ``more``: there are more, now or when those that were given are settled.
+    ``more``: there are more, now or when those that were given are settled. ``position`` is what the group has acknowledged; None where nothing
+    was published yet.
     """
 
     epoch: str
@@ -34,6 +35,7 @@ class Page(NamedTuple):
     publications: list[tuple[Publication, int]]
     dead: list[str]
     more: bool
+    position: Known | None
 
 
 class DeadLetter(NamedTuple):
@@ -78,18 +80,20 @@ class ReaderCalls:
     async def read(self, channel: str, owner: str, count: int, after: int, known: Known | None) -> Page | None:
         """Up to ``count`` publications after an offset; None if the owner has to take the channel again."""
         words: list[Any] = [owner, self._start, self._tries, count, self._page_bytes, after]
-        if known is not None:
-            words += [*known.position, known.ms, known.settled]
-        alive, *answer = await self._call(b"gateway_reader_read", channel, *words)
+        words += [b""] * 4 if known is None else [*known.position, known.ms, known.settled]
+        alive, *answer = await self._call(b"gateway_reader_read", channel, *words, b"position")
         if not alive:
             return None
-        epoch, before, entries, dead, foreign, more = answer
+        epoch, before, entries, dead, foreign, more, *positions = answer
         faults = self._layout.faults
         if foreign:
             faults.found("entry", channel, "another program wrote an entry with the offset of a publication")
         publications = [(read_entry(entry, faults, channel), deliveries) for entry, deliveries in entries]
         before_gap = Position(before[0].decode(), before[1]) if before else None
-        return Page(read_epoch(epoch, channel) if epoch else "", before_gap, publications, [each.decode() for each in dead], bool(more))
+        position = Known(Position(positions[0][0].decode(), positions[0][1]), positions[0][2], positions[0][1]) if positions else None
+        return Page(
+            read_epoch(epoch, channel) if epoch else "", before_gap, publications, [each.decode() for each in dead], bool(more), position
+        )
 
     async def again(self, channel: str, owner: str, entry: str, deliveries: int) -> bool:
         """Counts one more delivery of a publication. False if the owner does not read the channel. A caller that is cancelled counts nothing."""

@@ -534,6 +534,21 @@ async def test_each_instance_reports_the_gaps_of_its_channels_where_valkey_lost_
         assert dies or all(each.gap is not None for each in again)
 
 
+async def test_an_instance_that_was_given_nothing_reports_the_gap_too_where_valkey_lost_everything(
+    history: History, reader: Open, store: valkey.Valkey
+) -> None:
+    """All was read before it began, as by the process that a new version replaced."""
+    await publish(history, "kept:a", 2)
+    async with reader("kept:a") as one:
+        old = (await take(one, 2))[-1]
+    async with reader("kept:a") as two:
+        await until(lambda: "kept:a" in two._holds and two._holds["kept:a"].known is not None, "it has looked for more")
+        store.delete(*history.layout.keys("kept:a"), history.layout.reader("kept:a", "g")[2], two._calls.instances)
+        await publish(history, "kept:a", 1)
+        (new,) = await take(two, 1)
+        assert new.gap == gap((old.epoch, 2), (new.epoch, 0))
+
+
 async def test_acknowledgements_that_valkey_lost_hold_up_nothing(history: History, reader: Open, store: valkey.Valkey) -> None:
     """What a failover lost of them was pending for as long as the reader ran: it counted as waiting, and nothing after a hole was given."""
     keys = (*history.layout.keys("three:a")[:2], history.layout.reader("three:a", "g")[2])

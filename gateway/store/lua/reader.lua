@@ -235,13 +235,14 @@ local function gateway_reader_release(keys, args)
   return leave(keys[3], state)
 end
 
--- gateway_reader_read 4 meta stream reader dead OWNER START TRIES COUNT BYTES AFTER [EPOCH OFFSET MS SETTLED]
---   → [1, epoch, [epoch, offset] of the position before a gap, [[entry, deliveries until now], …], ids of new dead letters, foreign entries, 1 if more]
+-- gateway_reader_read 4 meta stream reader dead OWNER START TRIES COUNT BYTES AFTER [EPOCH OFFSET MS SETTLED [position]]
+--   → [1, epoch, [epoch, offset] of the position before a gap, [[entry, deliveries until now], …], ids of new dead letters, foreign entries, 1 if more, [epoch, offset, ms] of the position]
 --   → [0] if OWNER does not read the channel, or what it was given is void: it takes the channel again
 --   What follows AFTER, the last offset that OWNER was given since it took the channel (0: none): first what is pending, then what is new; a pending
 --   one that was given TRIES times becomes a dead letter. A group without a position begins at START. EPOCH OFFSET MS is the newest publication
 --   that this process was ever given, SETTLED the offset up to which it has acknowledged: where Valkey lost the position, it is restored from these,
---   and where Valkey came back older than that, the epoch is renewed.
+--   and where Valkey came back older than that, the epoch is renewed. EPOCH '': it was given none. The position is there for those that ask for
+--   it, as readers of an older version do not.
 -- Atomic, because the owner, the range, the pending entries and the position must be of one moment.
 local function gateway_reader_read(keys, args)
   local group, base = reader_of(keys)
@@ -273,7 +274,7 @@ local function gateway_reader_read(keys, args)
   if not last or state.reading ~= epoch or last > top then
     if after > 0 then return {0} end
     if last then redis.call('XGROUP', 'DESTROY', keys[2], group) end
-    if redis.call('EXISTS', keys[2]) == 0 then return {1, epoch, {}, {}, {}, 0, 0} end
+    if redis.call('EXISTS', keys[2]) == 0 then return {1, epoch, {}, {}, {}, 0, 0, args[11] and {state.epoch, state.offset, state.ms}} end
     -- In another epoch what precedes the position is known only if the publication there is still the one that was acknowledged. Its time
     -- alone does not prove that: a history that begins anew may have another one there of the same millisecond, but has lost the group.
     local is_kept = last and state.ms > 0 and ms_of(keys[2], state.offset, meta[4]) == state.ms
@@ -309,7 +310,7 @@ local function gateway_reader_read(keys, args)
     local first = halves(entries[1][1][1])
     if state.epoch ~= epoch or state.offset + 1 ~= first then gap = {state.epoch, state.offset} end
   end
-  return {1, epoch, gap, entries, dead, foreign, more and 1 or 0}
+  return {1, epoch, gap, entries, dead, foreign, more and 1 or 0, args[11] and {state.epoch, state.offset, state.ms}}
 end
 
 -- gateway_reader_again 4 meta stream reader dead OWNER ID DELIVERIES → 1, or 0 if OWNER does not read the channel
