@@ -293,9 +293,8 @@ class Reader:
         if not hold.handed:
             self._give_back(hold)
         else:
-            asyncio.get_running_loop().call_later(
-                self._lease, self._give_back, hold
-            )  # an application that never settles cannot hold a channel
+            # An application that never settles cannot hold a channel.
+            asyncio.get_running_loop().call_later(self._lease, self._give_back, hold)
 
     def on_announced(self, channel: str) -> None:
         if (hold := self._holds.get(channel)) is not None:
