@@ -224,6 +224,7 @@ async def test_a_wake_over_a_connection_that_is_silent_takes_no_other_wake_with_
         waking = database._waking
         assert waking is not None
         await waking
+        monkeypatch.setattr(database_module, "NOTIFY_SECONDS", 30.0)  # a new connection is made
         database.wake()
         await asyncio.wait_for(woken.wait(), 30)
 
