@@ -154,7 +154,7 @@ class Membership:
         try:
             members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
         except StoreError:
-            self._free = free + self._free  # the next beat announces them: nothing else tells the owner of a channel that it was moved
+            self._free = free + self._free  # the next beat announces them: the owner of a moved channel learns of it in no other way
             raise
         alive, loop = {member for member in members if _MEMBER(member)}, asyncio.get_running_loop()
         if loop.time() > self._trusted:

@@ -92,7 +92,7 @@ async def test_a_long_body_and_the_beginning_of_the_next_head_may_come_in_one_re
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("bad", [b"\0\r\n\r\n", b"BREW / HTTP/1.1\r\n\r\n", b"POST /api/publish HTTP/1.1\r\n" + b"a:\r\n" * 300 + b"\r\n"])
 async def test_what_is_no_request_is_not_answered_in_the_place_of_one_before_it(gateway: RunningGateway, bad: bytes, count: int) -> None:
-    """Whoever took its 400 for the answer to a publish would publish again."""
+    """A caller that took its 400 for the answer to a publish would publish again."""
     async with await Socket.open(gateway) as raw:
         await raw.send(publish("first"))
         assert (await raw.answer())[0] == 200
