@@ -44,6 +44,7 @@ What a process reads by Pub/Sub:
 link               which channels, over which connections, handed over in which order
 asking             how it asks for many channels, some at a time
 shard_link         one such connection, to the only server or to a shard of a cluster
+heartbeats         what proves that it brings what Valkey publishes
 
 What a user of Valkey may do:
 

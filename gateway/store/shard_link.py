@@ -22,11 +22,13 @@ import libvalkey
 from ..errors import NotPermitted, StoreError, Unavailable
 from ..runtime.failure_log import FailureLog
 from ..runtime.tasks import end
+from . import heartbeats
 from .access import Commands
 from .command import Replies
 from .connect import Server, close_connection, open_connection
 from .connect_again import connect_again
 from .connection import RETIRED_SECONDS, ServerCommands
+from .heartbeats import BeatChannel, Heartbeats
 from .not_permitted import for_people
 from .outage_log import OutageLog
 from .refused_commands import REFUSED_FOR_NOW
@@ -35,11 +37,6 @@ __all__ = ["Receiver", "ShardLink"]
 
 log = logging.getLogger("gateway.link")
 
-BEAT_SECONDS = 1.0
-SILENT_BEATS = 4  # beats without any answer before the link is given up
-SILENT_BEATS_AT_FIRST = 2  # the same of a connection that has brought no heartbeat yet
-LATE_BEATS = 2.5  # beats after the last heartbeat that came through, the link counts as unproven: earlier than it is given up
-NUMBERS_MOST = 2**18  # heartbeat channels that are tried: one slot of 16384 is found among them, but for one time in 9 million
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING")  # refusals that pass, or that another shard does not give
 
 
@@ -89,16 +86,11 @@ class Receiver(Protocol):
 
 
 class ShardLink:
-    """The connection to the server of ``shard``, one of those of ``commands``. ``own`` carries the heartbeats where there is one server.
-
-    ``beat_channel`` is the Pub/Sub channel of the heartbeats at the moment, b"" if there can be none.
-    """
+    """The connection to the server of ``shard``, one of those of ``commands``. ``own`` carries the heartbeats where there is one server."""
 
     def __init__(self, shard: ServerCommands, commands: Commands, own: bytes, receiver: Receiver) -> None:
         self.address = shard.address
         self.refusal: StoreError | None = None  # why no heartbeat comes, where Valkey said it
-        self.beat_channel = own
-        self._own = own
         self._shard = shard
         self._commands = commands
         self._receiver = receiver
@@ -112,14 +104,8 @@ class ShardLink:
         self._unsent: list[bytes] = []
         self._asked: deque[tuple[bytes, bytes]] = deque()  # on a cluster: verb and channel of each command without a reply
         self._leaving: Counter[bytes] = Counter()  # channel → its unsubscribes without a reply: what is confirmed before that is over again
-        self._number = 0  # of the heartbeats' channel on a cluster
-        self._beat_displaced = False
-        self._silent_beats = 0
-        self._unproven_beats = 0
-        self._beats_since_proof = 0  # of the clock, whether a heartbeat could be sent or not
-        self._proven = False
-        self._proven_at = 0.0
-        self._beat_refusal: StoreError | None = None  # of the last heartbeat
+        self._beat_channel = BeatChannel(own, shard, commands)
+        self._heartbeats = Heartbeats(self._where)
         self._subscribe_refused = False  # on this connection
         self._refused_for_now = False  # something was on this connection, perhaps channels: a single server does not say what
         self._asks_singly = False  # a channel was refused on this connection: it must not be asked for together with others
@@ -137,6 +123,11 @@ class ShardLink:
         self._running = asyncio.create_task(self._run(), name=f"valkey link{self._where}")
 
     @property
+    def beat_channel(self) -> bytes:
+        """The Pub/Sub channel of the heartbeats at the moment, b"" if there can be none."""
+        return self._beat_channel.name
+
+    @property
     def takes_commands(self) -> bool:
         """Whether heartbeats can be sent."""
         return self._shard.connected
@@ -149,14 +140,10 @@ class ShardLink:
     @property
     def doubt(self) -> str:
         """Why it is not proven that what the server announces reaches this process; "" if it is."""
-        if self._beat_refusal is not None:
-            lacks_right = isinstance(self._beat_refusal, NotPermitted)
-            return str(self._beat_refusal) if lacks_right else f"Valkey{self._where} refuses what a gateway writes: {self._beat_refusal}"
-        # A process that was stopped for a while itself has sent no heartbeat meanwhile, so time alone proves nothing.
-        late = self._beats_since_proof > 1 and asyncio.get_running_loop().time() - self._proven_at > LATE_BEATS * BEAT_SECONDS
-        if late or not self._proven:
-            return f"the live link to Valkey{self._where} is not proven to work" if self.refusal is None else str(self.refusal)
-        return ""
+        doubt = self._heartbeats.doubt
+        if doubt and self._heartbeats.refusal is None and self.refusal is not None:
+            return str(self.refusal)
+        return doubt
 
     async def first_beat(self) -> None:
         """Returns when the first heartbeat came through, or ``refusal`` says why none will, or the link is not needed any more."""
@@ -215,7 +202,7 @@ class ShardLink:
     # What arrives.
 
     def _on_replies(self, replies: list[Any]) -> None:
-        self._silent_beats = 0
+        self._heartbeats.silent = 0
         batch, message = self._receiver.batch, self._message
         if not batch:
             asyncio.get_running_loop().call_soon(self._receiver.hand_over)
@@ -283,13 +270,13 @@ class ShardLink:
 
     def _refuse(self, error: StoreError) -> None:
         self.refusal = error
-        if not self._proven:
+        if not self._heartbeats.proven:
             self._outage.failed(error)
         self._first_beat.set()
 
     def _displace(self, channel: bytes) -> None:
         if channel == self.beat_channel:
-            self._displace_beats()
+            self._beat_channel.displace()
         else:
             self._receiver.on_displaced(self, channel)
 
@@ -300,10 +287,10 @@ class ShardLink:
             # Whatever the error is: a process without its link has nothing else to do.
             await connect_again(self._connect, self._outage, self._on_failure)
             because = await self._beat_until_lost()
-            if not self._proven:  # it was opened, and brought nothing
+            if not self._heartbeats.proven:  # it was opened, and brought nothing
                 self._outage.failed(because)
             self._outage.begin(because)
-            self._transport, self._writer, self._server, self._proven = None, None, None, False
+            self._transport, self._writer, self._server, self._heartbeats.proven = None, None, None, False
             log.debug("the link to valkey%s was lost: %s", self._where, because)
             await self._receiver.on_lost(self)
 
@@ -313,21 +300,21 @@ class ShardLink:
     async def _connect(self) -> None:
         lost = asyncio.Event()
         self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
-        self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
+        self._lost, self._unsent = lost, []
+        self._heartbeats.begin()
         self._asked.clear()
         self._leaving.clear()
         self._subscribe_refused = self._refused_for_now = self._asks_singly = False
-        if self._sharded:
-            self._number = 0
-            self._choose_beat_channel()
+        if self._beat_channel.begin():
+            self.subscribe([self.beat_channel])
         self._receiver.on_connected(self)
 
     async def _beat_until_lost(self) -> str:
         """Returns why the connection was lost, or was given up."""
         assert self._transport is not None
         while not self._lost.is_set():
-            self._silent_beats += 1
-            if fault := self._fault():
+            self._heartbeats.tick()
+            if fault := self._heartbeats.fault:
                 self._transport.abort()
                 return fault
             if self._is_apart():
@@ -336,21 +323,12 @@ class ShardLink:
                 return "commands go to another server"
             self._beat()
             try:
-                async with asyncio.timeout(BEAT_SECONDS):
+                async with asyncio.timeout(heartbeats.BEAT_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 continue
         self._transport.abort()
         return "the connection was closed"
-
-    def _fault(self) -> str:
-        """Why the connection has to be given up, "" if it need not."""
-        if self._silent_beats > (SILENT_BEATS if self._proven else SILENT_BEATS_AT_FIRST):
-            return f"the link to valkey{self._where} was silent for {self._silent_beats * BEAT_SECONDS:g} s"
-        if self._unproven_beats > SILENT_BEATS:
-            seconds = self._unproven_beats * BEAT_SECONDS
-            return f"the link to valkey{self._where} answers, but no heartbeat came through it for {seconds:g} s"
-        return ""
 
     def _is_apart(self) -> bool:
         """Whether link and commands are connected to different servers: one of them follows a server that is not the primary any more."""
@@ -371,58 +349,38 @@ class ShardLink:
     def _beat(self) -> None:
         # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
         self._send([(b"PING",)])
-        self._beats_since_proof += 1
         self.check_beat_channel()
         if self._subscribe_refused and self.beat_channel:
             self.subscribe([self.beat_channel])
         if self._shard.connected and self.beat_channel:
-            self._unproven_beats += 1
+            self._heartbeats.sent()
             self._shard.send(b"FCALL", b"gateway_heartbeat", 1, self.beat_channel).add_done_callback(self._on_beat_answered)
 
     def _on_beat_answered(self, answer: asyncio.Future[Any]) -> None:
-        # A heartbeat that could not be sent shows in what does not arrive. One that Valkey refuses says nothing about this connection,
-        # which brings what is announced all the same.
+        # A heartbeat that could not be sent shows in what does not arrive.
         error = None if answer.cancelled() else answer.exception()
-        self._beat_refusal = None
+        self._heartbeats.refusal = None
         if error is not None and str(error).startswith(ELSEWHERE):
-            self._displace_beats()
+            self._beat_channel.displace()
         elif isinstance(error, StoreError) and not isinstance(error, Unavailable):
-            self._beat_refusal, self._unproven_beats = error, 0
+            self._heartbeats.refused(error)
             if isinstance(error, NotPermitted):
                 self._refuse(error)
 
     def on_beat(self) -> None:
         """A heartbeat came through: what is announced reaches this process."""
-        if self._refused_for_now or (self._subscribe_refused and not self._proven):
+        if self._refused_for_now or (self._subscribe_refused and not self._heartbeats.proven):
             self._receiver.on_allowed(self)
         self._subscribe_refused, self._refused_for_now, self.refusal = False, False, None
-        self._proven, self._proven_at = True, asyncio.get_running_loop().time()
-        self._unproven_beats = self._beats_since_proof = 0
+        self._heartbeats.came()
         self._refusals.worked()
         self._outage.end()
         self._first_beat.set()
 
     def check_beat_channel(self) -> None:
         """Sends the heartbeats elsewhere if their slot is not the shard's any more."""
-        if self._sharded and (self._beat_displaced or self._commands.shard(self.beat_channel) is not self._shard):
-            self._number += self._beat_displaced  # the table of slots may not know it yet
-            self._choose_beat_channel()
-
-    def _displace_beats(self) -> None:
-        # Another channel is chosen at the next beat, not at once: a server that refuses all would be asked without end.
-        self._beat_displaced = self._sharded
-        self._commands.look_again()
-
-    def _choose_beat_channel(self) -> None:
-        self.beat_channel, self._beat_displaced = b"", False
-        if self._shard not in self._commands.shards:
-            return
-        for number in range(self._number, NUMBERS_MOST):
-            channel = self._own + b":{%d}" % number
-            if self._commands.shard(channel) is self._shard:
-                self.beat_channel, self._number = channel, number
-                self.subscribe([channel])
-                return
+        if self._beat_channel.check():
+            self.subscribe([self.beat_channel])
 
 
 def _verb_in(refusal: str) -> bytes:

@@ -92,7 +92,7 @@ def program(
 
 
 def replace(constants: Mapping[str, Any]) -> None:
-    """In this process: {"gateway.store.shard_link.BEAT_SECONDS": 0.25}."""
+    """In this process: {"gateway.store.heartbeats.BEAT_SECONDS": 0.25}."""
     for name, value in constants.items():
         place, _, constant = name.rpartition(".")
         holder = import_module(place)

@@ -133,7 +133,7 @@ async def test_nothing_is_lost_when_the_command_connection_is_killed_again_and_a
 
 # As a gateway has them, but for the unit.
 QUICK = {
-    "gateway.store.shard_link.BEAT_SECONDS": 0.25,
+    "gateway.store.heartbeats.BEAT_SECONDS": 0.25,
     "gateway.store.connection.SILENCE_SECONDS": 1.0,
     "gateway.store.connection.CHECK_SECONDS": 0.25,
 }
@@ -281,7 +281,7 @@ async def test_nothing_is_lost_when_followers_know_more_than_the_gateway_they_co
     own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start
 ) -> None:
     async with Proxy(own.path) as proxy:
-        patient = {"gateway.store.shard_link.SILENT_BEATS": 30}  # however long the loaded machine takes for what is published meanwhile
+        patient = {"gateway.store.heartbeats.SILENT_BEATS": 30}  # however long the loaded machine takes for what is published meanwhile
         slow = await _started(start_gateway_once, valkey_url=proxy.url, seconds=patient)
         async with scene(own.url, lambda: slow, lambda: gateway, restless_only=True) as here:
             await here.goes_on()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-import gateway.store.shard_link
+import gateway.store.heartbeats
 from gateway.config import Config
 from gateway.errors import Unavailable
 from gateway.live.channel import Channel
@@ -97,8 +97,8 @@ async def reading(cluster: Cluster, prefix: str) -> AsyncIterator[Reading]:
 
 @pytest.fixture
 async def process(cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reading]:
-    monkeypatch.setattr(gateway.store.shard_link, "BEAT_SECONDS", 0.15)
-    monkeypatch.setattr(gateway.store.shard_link, "SILENT_BEATS", 40)  # a shard that waits for a processor is not lost
+    monkeypatch.setattr(gateway.store.heartbeats, "BEAT_SECONDS", 0.15)
+    monkeypatch.setattr(gateway.store.heartbeats, "SILENT_BEATS", 40)  # a shard that waits for a processor is not lost
     async with reading(cluster, prefix) as process:
         yield process
 
@@ -190,7 +190,7 @@ async def test_a_shard_that_is_silent_or_dies_costs_its_own_channels_alone(
     process: Reading, cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The silent one answers again before it is replaced; that of the dead one is its replica."""
-    monkeypatch.setattr(gateway.store.shard_link, "SILENT_BEATS", 6)
+    monkeypatch.setattr(gateway.store.heartbeats, "SILENT_BEATS", 6)
     silent, killed, _ = cluster.primaries
     channels = channels_of(cluster, prefix, *cluster.primaries)
     keys = [process.layout.channel(channel) for channel in channels]
@@ -258,7 +258,7 @@ async def test_a_link_starts_although_a_shard_has_no_slots_any_more(cluster: Clu
 async def test_a_link_starts_although_each_connection_is_lost_after_its_first_heartbeat(
     cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway.store.shard_link, "BEAT_SECONDS", 0.15)
+    monkeypatch.setattr(gateway.store.heartbeats, "BEAT_SECONDS", 0.15)
     beat, lost = ShardLink.first_beat, set()
 
     async def first_beat(self: ShardLink) -> None:
