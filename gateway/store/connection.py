@@ -100,6 +100,7 @@ class ServerCommands:
         self._flushing = False
         self._pauses = RefusalPauses()
         self._mending: asyncio.Task[None] | None = None
+        self._functions_come = False  # they are mended, and nothing has been refused again and again
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
         self._lost = asyncio.Event()
@@ -121,8 +122,8 @@ class ServerCommands:
 
     @property
     def connected(self) -> bool:
-        """Whether commands reach Valkey now."""
-        return not self.queue.held
+        """Whether commands reach Valkey now, or will in a moment, as where the functions were loaded anew."""
+        return not self.queue.held or self._functions_come
 
     @property
     def shards(self) -> list[ServerCommands]:
@@ -206,7 +207,7 @@ class ServerCommands:
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
-        if self.queue.held:
+        if not self.connected:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
             return future
@@ -299,6 +300,7 @@ class ServerCommands:
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
             self.queue.refuse(command)
             if self._mending is None or command is self.queue.alone:  # the cause may be another one now
+                self._functions_come = text.startswith(OTHER_FUNCTIONS)
                 self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
         else:
             self._note_general(error)
@@ -321,13 +323,14 @@ class ServerCommands:
             self.reconnect(str(error) or "no reply")
         finally:
             if self._mending is asyncio.current_task():
-                self._mending = None
+                self._mending, self._functions_come = None, False
 
     async def _pause_and_release(self, refusal: str) -> None:
         """Writing goes on after a pause, which is longer with each refusal in a row.
 
         First the oldest is written alone: of thousands that are written together, Valkey may refuse the first and carry out the last."""
         pause = self._pauses.next(asyncio.get_running_loop().time(), refusal)
+        self._functions_come = self._functions_come and pause == 0
         if self._pauses.in_a_row >= REFUSALS_LOGGED and not refusal.startswith(NOT_LOGGED):  # it goes on, as where replicas are missing
             self._refusal_log.refused(refusal)
         await asyncio.sleep(pause)
@@ -413,7 +416,7 @@ class ServerCommands:
         self._lost.set()
         if self._mending is not None and self._mending is not asyncio.current_task():
             self._mending.cancel()
-        self._mending = None
+        self._mending, self._functions_come = None, False
         for command in self.queue.written:
             if command.guarded:
                 self._carried_out(command)

@@ -26,6 +26,18 @@ class Functions:
         return b"1"
 
 
+class ReplacedFunctions(Functions):
+    """They were loaded anew, and are found once ``found`` is set."""
+
+    def __init__(self) -> None:
+        self.found = asyncio.Event()
+        self.found.set()
+
+    async def ready(self, call: Any, shared: Any = None) -> bytes:
+        await self.found.wait()
+        return b"1"
+
+
 class Refusing:
     """Answers like Valkey, and refuses the publications that ``refuses``, which gets their number in the order of their arrival, and a refused one is
     counted again. ``done`` are those that it carried out. It closes the connection in place of number ``closes_at``, and in place of the answer to
@@ -175,3 +187,34 @@ async def test_a_publish_is_not_sent_again_where_the_answer_to_a_newer_one_of_it
             await newer
         await publish(calling, "a", "3")
     assert valkey.done == [b"2", b"3"]
+
+
+async def test_while_the_functions_are_loaded_anew_commands_still_reach_valkey(server: Refusing, tmp_path: Path) -> None:
+    """Each gateway that starts with other rules loads them anew: the others are not away meanwhile, and must not say so."""
+    functions = ReplacedFunctions()
+    commands = ServerCommands(Address(f"unix://{tmp_path / 's'}"), functions=functions)
+    await commands.start()
+    server.refusal, server.refuses = b"-GENERATION they were loaded anew\r\n", lambda number: number == 1
+    functions.found.clear()
+    refused = publish(commands, "a", "1")
+    async with asyncio.timeout(5):
+        while not commands.queue.refused:
+            await asyncio.sleep(0)
+        assert commands.connected
+        sent = commands.send(b"PING")
+        functions.found.set()
+        await asyncio.gather(refused, sent)
+    assert server.done == [b"1"]
+    await commands.close()
+
+
+async def test_where_the_functions_go_away_again_and_again_commands_do_not_reach_valkey(server: Refusing, commands: ServerCommands) -> None:
+    server.refusal, server.refuses = b"-ERR Function not found\r\n", lambda number: True
+    refused = publish(commands, "a", "1")
+    async with asyncio.timeout(5):
+        while commands.connected:
+            await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="no connection"):
+        await commands.send(b"PING")
+    assert not refused.done()
+    refused.cancel()
