@@ -675,6 +675,41 @@ async def test_jobs_of_one_serial_key_run_one_after_another(by: str, queue: Queu
     assert order == {"a": list(range(20)), "b": list(range(20))}
 
 
+@pytest.mark.parametrize("serial", [lambda data: data.order, lambda data: data["order"]], ids=["attribute", "item"])
+async def test_the_serial_key_of_data_that_is_an_object_is_made_of_it_or_of_its_json(
+    serial: Callable[[Any], object], queue: Queue, new_worker: NewWorker
+) -> None:
+    """The contract's own example has ``serial=lambda data: data["order"]`` beside ``data: Order``."""
+    running = 0
+
+    async def work(job: RunningJob, data: Order) -> int:
+        nonlocal running
+        running += 1
+        await asyncio.sleep(0.002)
+        assert running == 1
+        running -= 1
+        return data.order
+
+    worker = new_worker(concurrency=8)
+    worker.job("work", serial=serial)(work)
+    jobs = [await queue.enqueue("work", {"order": 17}, result_ttl=60) for _ in range(5)]
+    async with working(worker):
+        assert [await job.result(timeout=10) for job in jobs] == [17] * 5
+
+
+async def test_a_serial_key_that_cannot_be_made_names_the_fault_of_the_data_that_the_handler_gets(
+    queue: Queue, new_worker: NewWorker
+) -> None:
+    async def work(job: RunningJob, data: Order) -> None: ...
+
+    worker = new_worker()
+    worker.job("work", serial=lambda data: data.order + "")(work)
+    job = await queue.enqueue("work", {"order": 17}, result_ttl=60)
+    async with working(worker):
+        with pytest.raises(JobFailed, match="serial key could not be made of its data: TypeError: unsupported operand"):
+            await job.result(timeout=10)
+
+
 async def test_a_rate_holds_over_all_workers(queue: Queue, new_worker: NewWorker) -> None:
     starts: list[float] = []
 
