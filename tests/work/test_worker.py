@@ -17,6 +17,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfoNotFoundError
 
 import msgspec
+import pydantic
 import pytest
 import valkey
 
@@ -104,6 +105,44 @@ async def test_a_handler_is_a_coroutine_function_a_plain_one_or_a_process(queue:
             await queue.enqueue("process", 21, channel="hello", **options),
         ]
         assert [await job.result(30) for job in jobs] == [{"order": 17, "key": "order-17", "attempt": 1, "left": True}, "thread", 42]
+
+
+class Model(pydantic.BaseModel):
+    order: int
+
+    @pydantic.field_validator("order")
+    @classmethod
+    def _of_ours(cls, order: int) -> int:
+        if order < 0:
+            raise LookupError("no such order")
+        return order
+
+
+@pytest.mark.parametrize("annotation", [Model, list[Model], dict[str, Model]], ids=["one", "a list", "a dict"])
+async def test_data_may_be_a_model_of_pydantic_and_is_checked_by_it(annotation: Any, queue: Queue, new_worker: NewWorker) -> None:
+    """The decorator took such an annotation, and then each job was a dead letter: "Expected `Model`, got `dict`"."""
+
+    def around(one: Any) -> Any:
+        return [one] if annotation == list[Model] else {"a": one} if annotation == dict[str, Model] else one
+
+    async def work(job: RunningJob, data: Any) -> bool:
+        return bool(data == around(Model(order=17)))
+
+    work.__annotations__["data"] = annotation
+    worker = new_worker()
+    worker.job("work")(work)
+    fits = await queue.enqueue("work", around({"order": 17}), result_ttl=60)
+    do_not = {
+        "1 validation error for Model order Input should be a valid integer": await queue.enqueue(
+            "work", around({"order": "many"}), result_ttl=60
+        ),
+        "no such order": await queue.enqueue("work", around({"order": -1}), result_ttl=60),
+    }
+    async with working(worker):
+        assert await fits.result(10) is True
+        for why, job in do_not.items():
+            with pytest.raises(JobFailed, match=f"the data does not fit the handler: {why}"):
+                await job.result(10)
 
 
 async def test_an_async_handler_that_a_plain_function_wraps_is_run(queue: Queue, new_worker: NewWorker) -> None:
