@@ -6,8 +6,11 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from ..errors import StoreError
 from ..rules.json_values import json_of
@@ -163,7 +166,7 @@ class Engine:
             if handler.kind != "process" or handler.serial is not None:
                 run.data = read_data(handler, run.document.data)
             if handler.serial is not None and run.document.serial is None:
-                serial = _serial_key(handler.serial(run.data))
+                serial = _serial_key(_call_serial(handler.serial, run))
         except Unfit as error:
             self._end(run, Outcome("failed", reason=str(error)))
             return
@@ -266,6 +269,20 @@ class Engine:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("valkey did not acknowledge the end of some jobs: others do them again when the lease is over")
+
+
+def _call_serial(serial: Callable[[Any], object], run: Run) -> object:
+    """What a handler's ``serial`` makes of a job's data: as the handler gets it, or, if that has no items, as the JSON that the producer gave, whose
+    fields are items: ``data["order"]``."""
+    try:
+        return serial(run.data)
+    except TypeError as error:
+        if hasattr(run.data, "__getitem__"):
+            raise
+        try:
+            return serial(msgspec.json.decode(run.document.data))
+        except Exception:
+            raise error from None  # of the data that the handler gets
 
 
 def _serial_key(made: object) -> bytes | None:

@@ -1,7 +1,7 @@
 """What a worker does for each name of a job: the function, how it is run, and how its data is read from JSON.
 
-A handler takes the job and, if it has a second parameter, its data, which msgspec reads by that parameter's annotation. A handler for
-batches takes a list of jobs and a list of data.
+A handler takes the job and, if it has a second parameter, its data, which msgspec reads by that parameter's annotation, models of
+pydantic included. A handler for batches takes a list of jobs and a list of data.
 """
 
 from __future__ import annotations
@@ -105,11 +105,21 @@ def describe(name: str, function: Callable[..., Any], *, batch: BatchRule | None
     if batch and annotation is not None:
         annotation = _item(name, annotation)
     try:
-        read = msgspec.json.Decoder(Any if annotation is None else annotation).decode
+        read = msgspec.json.Decoder(Any if annotation is None else annotation, dec_hook=_read_model).decode
     except TypeError as error:
         raise TypeError(f"{name}: the annotation of the data cannot be read from JSON: {error}") from None
     kind: Literal["loop", "thread", "process"] = "process" if process else "loop" if coroutine else "thread"
     return Handler(name, function, kind, annotation is not None, read, batch=batch, **options)
+
+
+def _read_model(kind: Any, value: Any) -> Any:
+    """``value``, from JSON, as a class that msgspec does not know: a model of pydantic. Raises ValueError for data that the model refuses; what it
+    returns for any other class, msgspec refuses."""
+    validate = getattr(kind, "model_validate", None)
+    try:
+        return value if validate is None else validate(value)
+    except Exception as error:  # a validator of the user's may raise anything
+        raise ValueError(" ".join(str(error).split())) from None  # a failure is shown by its first line
 
 
 def _data_annotation(name: str, function: Callable[..., Any]) -> Any:

@@ -137,8 +137,9 @@ class Worker:
         A coroutine function runs in the loop, a plain function in a thread, or with ``process`` in a process that can be killed
         (it imports the main module again: a script guards what it does with ``if __name__ == "__main__"``).
 
-        ``rate``: how often jobs of this name start over all workers, "100/s". ``serial``: from the data of a job its serial key; jobs of one
-        key run one after another, in the order in which they were taken (a producer that names ``serial`` has that of enqueue).
+        ``rate``: how often jobs of this name start over all workers, "100/s". ``serial``: from the data of a job its serial key, as
+        ``data.order`` or ``data["order"]``, whichever the annotation is; jobs of one key run one after another, in the order in which they were taken
+        (a producer that names ``serial`` has that of enqueue).
         ``batch``: the handler takes lists, of up to so many jobs, or of those that came ``within`` seconds. It may return a list of as many
         results; an exception in it is that of its job alone, one that the handler raises is that of all. ``backoff``: a failed job is tried
         again after a random time of up to so many seconds, which doubles with each attempt up to ``backoff_most``.

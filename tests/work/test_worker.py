@@ -17,6 +17,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfoNotFoundError
 
 import msgspec
+import pydantic
 import pytest
 import valkey
 
@@ -104,6 +105,44 @@ async def test_a_handler_is_a_coroutine_function_a_plain_one_or_a_process(queue:
             await queue.enqueue("process", 21, channel="hello", **options),
         ]
         assert [await job.result(30) for job in jobs] == [{"order": 17, "key": "order-17", "attempt": 1, "left": True}, "thread", 42]
+
+
+class Model(pydantic.BaseModel):
+    order: int
+
+    @pydantic.field_validator("order")
+    @classmethod
+    def _of_ours(cls, order: int) -> int:
+        if order < 0:
+            raise LookupError("no such order")
+        return order
+
+
+@pytest.mark.parametrize("annotation", [Model, list[Model], dict[str, Model]], ids=["one", "a list", "a dict"])
+async def test_data_may_be_a_model_of_pydantic_and_is_checked_by_it(annotation: Any, queue: Queue, new_worker: NewWorker) -> None:
+    """The decorator took such an annotation, and then each job was a dead letter: "Expected `Model`, got `dict`"."""
+
+    def around(one: Any) -> Any:
+        return [one] if annotation == list[Model] else {"a": one} if annotation == dict[str, Model] else one
+
+    async def work(job: RunningJob, data: Any) -> bool:
+        return bool(data == around(Model(order=17)))
+
+    work.__annotations__["data"] = annotation
+    worker = new_worker()
+    worker.job("work")(work)
+    fits = await queue.enqueue("work", around({"order": 17}), result_ttl=60)
+    do_not = {
+        "1 validation error for Model order Input should be a valid integer": await queue.enqueue(
+            "work", around({"order": "many"}), result_ttl=60
+        ),
+        "no such order": await queue.enqueue("work", around({"order": -1}), result_ttl=60),
+    }
+    async with working(worker):
+        assert await fits.result(10) is True
+        for why, job in do_not.items():
+            with pytest.raises(JobFailed, match=f"the data does not fit the handler: {why}"):
+                await job.result(10)
 
 
 async def test_an_async_handler_that_a_plain_function_wraps_is_run(queue: Queue, new_worker: NewWorker) -> None:
@@ -673,6 +712,41 @@ async def test_jobs_of_one_serial_key_run_one_after_another(by: str, queue: Queu
     async with working(*workers):
         await overview_is(queue, finished=40)
     assert order == {"a": list(range(20)), "b": list(range(20))}
+
+
+@pytest.mark.parametrize("serial", [lambda data: data.order, lambda data: data["order"]], ids=["attribute", "item"])
+async def test_the_serial_key_of_data_that_is_an_object_is_made_of_it_or_of_its_json(
+    serial: Callable[[Any], object], queue: Queue, new_worker: NewWorker
+) -> None:
+    """The contract's own example has ``serial=lambda data: data["order"]`` beside ``data: Order``."""
+    running = 0
+
+    async def work(job: RunningJob, data: Order) -> int:
+        nonlocal running
+        running += 1
+        await asyncio.sleep(0.002)
+        assert running == 1
+        running -= 1
+        return data.order
+
+    worker = new_worker(concurrency=8)
+    worker.job("work", serial=serial)(work)
+    jobs = [await queue.enqueue("work", {"order": 17}, result_ttl=60) for _ in range(5)]
+    async with working(worker):
+        assert [await job.result(timeout=10) for job in jobs] == [17] * 5
+
+
+async def test_a_serial_key_that_cannot_be_made_names_the_fault_of_the_data_that_the_handler_gets(
+    queue: Queue, new_worker: NewWorker
+) -> None:
+    async def work(job: RunningJob, data: Order) -> None: ...
+
+    worker = new_worker()
+    worker.job("work", serial=lambda data: data.order + "")(work)
+    job = await queue.enqueue("work", {"order": 17}, result_ttl=60)
+    async with working(worker):
+        with pytest.raises(JobFailed, match="serial key could not be made of its data: TypeError: unsupported operand"):
+            await job.result(timeout=10)
 
 
 async def test_a_rate_holds_over_all_workers(queue: Queue, new_worker: NewWorker) -> None:
