@@ -24,7 +24,7 @@
     reader_arguments             what a reader may be given
 
 The layout in Valkey is described in ``store/lua/jobs.lua``; the functions are in ``enqueueing``, ``taking``, ``runs``, ``leases`` and ``queues``
-beside it, those of readers in ``reader``.
+beside it, those of readers in ``reader`` and ``membership``.
 """
 
 from importlib import import_module
