@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 
 from ..rules.json_values import json_of
+from .handler_jobs import Facts, PlainJob, Progress
 from .handlers import Handler, NoJson, Reject, Retry, describe
-from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
+from .running import HandlerError, Unfit, read_data, reason_of
 from .threads import Threads
 
 __all__ = ["ProcessPool", "check_not_in_child"]

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,20 +25,18 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
 from ..runtime import tracing
 from ..runtime.backoff import backoff
+from .handler_jobs import Facts, PlainJob, Progress, RunningJob
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, NoJson, Reject, Retry
 from .jobs import DELAY_SECONDS, JobDocument
 from .threads import Threads, from_thread
 
 __all__ = [
     "Call",
-    "Facts",
     "HandlerError",
     "Middleware",
     "Outcome",
-    "PlainJob",
     "Processes",
     "Run",
-    "RunningJob",
     "Unfit",
     "calling",
     "read_data",
@@ -51,63 +49,7 @@ log = logging.getLogger("gateway.worker")
 CANCEL_SECONDS = 5.0  # for a handler that was cancelled to end
 RESULT_BYTES = 1024 * 1024  # of a result as JSON, as many as a job's data may have
 
-Progress = Callable[[float, str], Awaitable[None]]
 End = Literal["cancelled", "lost", "stopped"]  # the job was cancelled, given to another worker, or this worker stops
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """What a handler knows of its job. ``key`` is the idempotency key: the same in every attempt, the id where the producer gave none.
-
-    ``attempt`` counts from 1; ``deadline`` is the unix time in seconds at which the attempt is cancelled; ``channel`` is where progress is published.
-    """
-
-    id: str
-    key: str
-    name: str
-    queue: str
-    attempt: int
-    deadline: float
-    channel: str | None
-
-
-class _Job:
-    """The attributes of ``Facts``, for a handler."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.id = facts.id
-        self.key = facts.key
-        self.name = facts.name
-        self.queue = facts.queue
-        self.attempt = facts.attempt
-        self.deadline = facts.deadline
-        self.channel = facts.channel
-
-
-class RunningJob(_Job):
-    """The job, as an asynchronous handler has it; its attributes are those of ``Facts``."""
-
-    def __init__(self, facts: Facts, progress: Progress) -> None:
-        super().__init__(facts)
-        self._progress = progress
-
-    async def progress(self, done: float, text: str = "") -> None:
-        """Publishes ``{"job", "progress", "text"}`` in the job's channel, if its producer named one; ``done`` is from 0 to 1.
-
-        ``text`` is cut after 1,000 characters. A publication that Valkey does not take is logged, and harms the job no further.
-        """
-        await self._progress(done, text)
-
-
-class PlainJob(_Job):
-    """The same for a plain handler, in a thread or a process: ``progress`` returns when it is published."""
-
-    def __init__(self, facts: Facts, progress: Callable[[float, str], Any]) -> None:
-        super().__init__(facts)
-        self._progress = progress
-
-    def progress(self, done: float, text: str = "") -> None:
-        """As ``RunningJob.progress``."""
-        return cast(None, self._progress(done, text))  # awaitable for a coroutine in a plain wrapper, which takes the job for a RunningJob
 
 
 class Run:

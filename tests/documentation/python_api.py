@@ -42,7 +42,6 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "publishers.orders": None,
     "gateway.work": None,
     "gateway.work.producer": ("EnqueuedJob",),
-    "gateway.work.running": ("RunningJob", "PlainJob"),
     "gateway.work.queues": ("JobView", "Overview", "Queues"),
     "gateway.work.jobs": ("JobOptions",),
     "gateway.rpc": None,
