@@ -7,7 +7,7 @@
     worker                       Worker: handlers are registered, and run
     engine · intake              what a worker does while it runs; what it has of one queue: its lease, and the jobs that it took
     handlers · handler_jobs      a handler; the job that it is given
-    running                      one call of a handler, and what became of its jobs
+    running · calling            one call of a handler, and what became of its jobs; how it is called
     batches · processes          jobs that are handled together; handlers in processes of their own
     periodic                     cron
     bridges                      all bridges of a process: foreign entries and messages become publications

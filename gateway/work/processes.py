@@ -94,7 +94,7 @@ class ProcessPool:
         self._all: set[_Child] = set()
 
     async def call(self, handler: Handler, facts: Facts, data: bytes, progress: Progress) -> Any:
-        """As ``running.Processes.call``."""
+        """As ``calling.Processes.call``."""
         loop = asyncio.get_running_loop()
 
         def published(done: float, text: str) -> None:
