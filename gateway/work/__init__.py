@@ -19,7 +19,8 @@
     alerts                       thresholds of queues: each change is logged and published once
     reader                       Reader: a durable reader of channels
     deliveries                   what it gives: a publication to acknowledge, and the gap before it
-    holds · following            a channel that an instance of a group reads; which channels the group reads
+    held_channels · holds        the channels that an instance of a group reads, what it has of them, and who gets it; one of them
+    following                    which channels the group reads
     membership · sharing         an instance of a group: its lease; which instance reads which channel
     reader_calls                 the reader's functions in Valkey, as methods
     reader_arguments             what a reader may be given
