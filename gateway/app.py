@@ -69,6 +69,67 @@ __all__ = ["Application", "Gateway", "Guest", "create_app"]
 log = logging.getLogger("gateway.app")
 
 
+class _Store:
+    """Valkey, as this process uses it. ``uid`` is the id of the process."""
+
+    def __init__(self, config: Config, valkey_url: str, uid: str, *, install: bool) -> None:
+        self.address = address = Address(valkey_url)
+        layout = Layout(config.prefix)
+        self.library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
+        self.commands = commands = make_commands(address, functions=library)
+        self.link = Link(address, commands, layout.own_channel(uid))
+        self.history = History(commands, layout)
+
+    async def install_functions(self) -> None:
+        try:
+            await self.library.install(self.commands)
+        except NotPermitted:
+            raise
+        except StoreError as error:
+            why = "" if error.is_general else " (Valkey 7.2 or newer is needed, or Redis 7)"
+            raise type(error)(f"Valkey at {self.address} does not take the gateway's functions{why}: {error}") from None
+
+    async def close(self) -> None:
+        await self.link.close()
+        await self.commands.close()
+
+
+class _Control:
+    """What processes send each other, and what carries it out."""
+
+    def __init__(self, config: Config, store: _Store, uid: str, hub: Hub, admission: Admission, tasks: Tasks) -> None:
+        history = store.history
+        self.revocations = Revocations(history)
+        self.events = LifecycleEvents(config, history, uid)
+        self.presence = Presence(config, history, uid)
+        self._leases = Leases(history, uid, self.presence)
+        self._rules_check = RulesCheck(store.library, store.commands, tasks)
+        self._secrets_check = SecretsCheck(config, store.commands, uid)
+        self.orders = Orders(config, uid, hub, self.revocations, admission, self.events)
+        self.bus = Bus(history, uid, self._leases, self.orders)
+
+    def listen(self, link: Link) -> None:
+        link.add_channel_listener(self.bus.key, self.bus)
+        link.add_up_listener(self._rules_check)
+
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs until it is cancelled."""
+        return [self._rules_check.run(), self._secrets_check.run(), self._leases.run(), self.presence.run(), self.events.run()]
+
+    async def close(self) -> None:
+        """Removes what Valkey has of this process."""
+        clean = await self.presence.close()
+        await self._write_last_events()
+        await self._secrets_check.close()
+        await self.bus.close()
+        await self._leases.give_back(clean=clean)
+
+    async def _write_last_events(self) -> None:
+        with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with this process
+            async with asyncio.timeout(2):
+                await self.events.flush()
+
+
 class Gateway:
     """One process, made inside a running loop: ``await start()``, ``await stop()``. ``node`` is what the edges work with, ``measured``
     what metrics are read from.
@@ -79,40 +140,27 @@ class Gateway:
 
     def __init__(self, config: Config, valkey_url: str, *, install: bool = True) -> None:
         self._config = config
-        self._address = address = Address(valkey_url)
         self._install = install
         self._background: list[asyncio.Task[None]] = []
-        uid, tasks, self._wheel, layout = new_id(), Tasks(), Wheel(), Layout(config.prefix)
-
-        # Store and keys.
-        self._library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
-        self._commands = commands = make_commands(address, functions=library)
-        self.link = link = Link(address, commands, layout.own_channel(uid))
-        history = History(commands, layout)
+        self._wheel, self._lag = Wheel(), LoopLag()
+        uid, tasks = new_id(), Tasks()
+        self._store = store = _Store(config, valkey_url, uid, install=install)
+        self.link, history = store.link, store.history
         self._keys = Keys(config.tokens)
 
         # From Valkey to every subscription.
         inbox = Inbox(config, history)
-        hub = Hub(config, layout, history, link, inbox)
-
-        # What processes send each other, and what carries it out.
-        revocations = Revocations(history)
-        events = LifecycleEvents(config, history, uid)
-        presence = Presence(config, history, uid)
-        self._leases = Leases(history, uid, presence)
-        self._rules_check = RulesCheck(library, commands, tasks)
-        self._secrets_check = SecretsCheck(config, commands, uid)
+        hub = Hub(config, history.layout, history, store.link, inbox)
         admission = Admission(config.limits, hub.now)
-        orders = Orders(config, uid, hub, revocations, admission, events)
-        bus = Bus(history, uid, self._leases, orders)
+        self._control = control = _Control(config, store, uid, hub, admission, tasks)
 
         # What other programs produce.
-        self.bridges = Bridges(config, address, history, uid)
+        self.bridges = Bridges(config, store.address, history, uid)
 
         # Clients.
-        calls = Calls(config, history, uid, link, others=bus)
+        calls = Calls(config, history, uid, store.link, others=control.bus)
         admin_keys = AdminKeys(config.admin_keys, config.admin_read_keys)
-        authentication = Authentication(config, Verifier(config.tokens, self._keys), revocations, admin_keys)
+        authentication = Authentication(config, Verifier(config.tokens, self._keys), control.revocations, admin_keys)
         self.node = Node(
             config=config,
             uid=uid,
@@ -121,26 +169,23 @@ class Gateway:
             history=history,
             hub=hub,
             inbox=inbox,
-            control=bus,
-            presence=presence,
-            revocations=revocations,
-            events=events,
+            control=control.bus,
+            presence=control.presence,
+            revocations=control.revocations,
+            events=control.events,
             calls=calls,
             methods=built_in(inbox),
             admission=admission,
             authentication=authentication,
-            queues=Queues(commands, layout),
+            queues=Queues(store.commands, history.layout),
         )
+        self.measured = Measured(self.node, store.link, store.commands, self.bridges, self._lag, self.unready)
+        self.console = make_console(self.measured, control.orders, admin_keys)
 
-        self._lag = LoopLag()
-        self.measured = Measured(self.node, link, commands, self.bridges, self._lag, self.unready)
-        self.console = make_console(self.measured, orders, admin_keys)
-
-        link.add_own_listener(calls)
-        link.add_listener(hub)
+        store.link.add_own_listener(calls)
+        store.link.add_listener(hub)
         if install:
-            link.add_channel_listener(bus.key, bus)
-            link.add_up_listener(self._rules_check)
+            control.listen(store.link)
 
     async def start(self) -> None:
         """Connects, loads the functions, and waits for the link's first heartbeat. Raises ConfigurationError or StoreError, in one line."""
@@ -150,32 +195,24 @@ class Gateway:
             await self._connect()
         except BaseException:
             # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
-            await self.link.close()
-            await self._commands.close()
+            await self._store.close()
             self.console.close()
             raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
         work = [self._wheel.run(), self.node.hub.run_upkeep(), *([self._keys.run()] if self._keys.has_url else [])]
         if self._install:
-            work += [
-                self._lag.run(),
-                self._rules_check.run(),
-                self._secrets_check.run(),
-                self._leases.run(),
-                self.node.presence.run(),
-                self.node.events.run(),
-                *self._alerts(),
-            ]
+            work += [self._lag.run(), *self._control.work(), *self._alerts()]
         self._background = [run_endlessly(each, "the gateway") for each in work]
         if self._install:
             await self.bridges.start()
 
     async def _connect(self) -> None:
-        await self._commands.start()
+        commands = self._store.commands
+        await commands.start()
         if self._install:
-            await self._install_functions()
-            await log_lack([shard.address for shard in self._commands.shards if shard.connected], self._rights())
+            await self._store.install_functions()
+            await log_lack([shard.address for shard in commands.shards if shard.connected], self._rights())
             try:
                 await self.node.revocations.load()
             except Unavailable as error:  # as where their shard of a cluster is away: a process without them would admit revoked tokens
@@ -191,16 +228,7 @@ class Gateway:
 
     def _rights(self) -> Rights:
         config = self._config
-        return rights_of("gateway", config.prefix, config.bridges, cluster=self._commands.sharded, console=config.has_console)
-
-    async def _install_functions(self) -> None:
-        try:
-            await self._library.install(self._commands)
-        except NotPermitted:
-            raise
-        except StoreError as error:
-            why = "" if error.is_general else " (Valkey 7.2 or newer is needed, or Redis 7)"
-            raise type(error)(f"Valkey at {self._address} does not take the gateway's functions{why}: {error}") from None
+        return rights_of("gateway", config.prefix, config.bridges, cluster=self._store.commands.sharded, console=config.has_console)
 
     def unready(self) -> str:
         """Why clients should go elsewhere; "" if they need not."""
@@ -208,13 +236,14 @@ class Gateway:
             return "starting"
         if self.node.admission.draining:
             return "draining"
-        if not self._commands.connected:
-            return "no shard of the cluster takes commands" if self._commands.sharded else "no connection to Valkey"
+        commands = self._store.commands
+        if not commands.connected:
+            return "no shard of the cluster takes commands" if commands.sharded else "no connection to Valkey"
         return self.link.doubt
 
     def impaired(self) -> str:
         """What of a cluster does not reach this process, or is not reached by it, although other shards are; "" if there is no such thing."""
-        away = [str(shard.address) for shard in self._commands.shards if not shard.connected]
+        away = [str(shard.address) for shard in self._store.commands.shards if not shard.connected]
         parts = [f"no connection to Valkey at {address}" for address in away]
         parts += [doubt for address, doubt in self.link.doubts.items() if address not in away]
         return "; ".join(parts)
@@ -225,22 +254,12 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.bridges.close()
-        clean = await self.node.presence.close()
-        await self._write_last_events()
-        await self._secrets_check.close()
-        await self.node.control.close()
-        await self._leases.give_back(clean=clean)
+        await self._control.close()
         await self.node.tasks.cancel()
         await self.node.hub.close()
         await self.node.inbox.close()
-        await self.link.close()
-        await self._commands.close()
+        await self._store.close()
         self.console.close()
-
-    async def _write_last_events(self) -> None:
-        with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with this process
-            async with asyncio.timeout(2):
-                await self.node.events.flush()
 
 
 class Guest(Protocol):

@@ -21,7 +21,7 @@ from .caller import Caller, Empty, read_method
 
 __all__ = ["METHODS", "ReaderRow", "groups_of", "reader_row"]
 
-INSTANCES_MOST = 1000  # of one group, as in reader.lua
+INSTANCES_MOST = 1000  # of one group, as in membership.lua
 AT_ONCE = 10  # groups in one channel, each of which is asked for by five commands
 
 

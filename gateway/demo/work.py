@@ -26,10 +26,9 @@ from ..app import Gateway
 from ..channel_rules import ChannelRules
 from ..config import Config
 from ..errors import QueueFull
-from ..work import Worker
+from ..work import RunningJob, Worker
 from ..work.jobs import JobOptions, job_words
 from ..work.queues import JobView, Queues
-from ..work.running import RunningJob
 from .bodies import Answer
 from .month import Month, Numbers, count_month, read_month, this_month
 from .people import MENU, SUBJECTS

@@ -13,6 +13,7 @@ websocket_handshake the answer to a handshake
 websocket_frames    the frames that nearly all clients send
 websocket_asgi      the same on any ASGI server
 emulation           WebSocket in two halves, a stream and POSTs, as an outlet of a session
+session_outlet      what these three outlets have in common: the answers to one message leave in one write
 sse                 server-sent events
 outlets             where the bytes of sockets and streams go: to the transport, or through ASGI
 api                 the server API over HTTP

@@ -28,9 +28,10 @@ from ..rules.protocol import PING, publication_json, push
 from ..session.client_counts import BY_EMULATED_HTTP_STREAM, BY_EMULATED_SSE, FROM_EMULATION
 from ..session.node import Node
 from ..session.session import Session
-from .outlets import Buffered, Direct, SessionOutlet, chunk, output_of, until_gone
+from .outlets import Buffered, Direct, chunk, output_of, until_gone
 from .request import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign, refused_origin
 from .responses import json_response
+from .session_outlet import SessionOutlet
 from .websocket import FRAME_BYTES, TURN_FRAMES
 
 __all__ = ["PATHS", "emulation"]

@@ -30,8 +30,9 @@ from ..session.node import Node
 from ..session.places import UNLIMITED
 from ..session.session import Session
 from .closing import stays_open
-from .outlets import SessionOutlet, unconfirmed_bytes
+from .outlets import unconfirmed_bytes
 from .request import client_address, protocol_fields
+from .session_outlet import SessionOutlet
 from .websocket_frames import whole_messages
 from .websocket_handshake import QUIET, answer_handshake
 

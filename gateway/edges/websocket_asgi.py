@@ -20,8 +20,9 @@ from ..rules.protocol import PING, publication_json
 from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
-from .outlets import CLOSE_SECONDS, Buffered, SessionOutlet
+from .outlets import CLOSE_SECONDS, Buffered
 from .request import client_address, protocol_fields
+from .session_outlet import SessionOutlet
 from .websocket import NOT_UTF8, REASON_BYTES
 from .websocket_handshake import PATH, refusal_of
 

@@ -32,7 +32,9 @@ VERSION = 14  # of the functions; count it up with every change of what a functi
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
 _SHARED = "channels positions publishing histories inbox jobs runs".split()  # files whose local functions others use
-_FILES = "channels positions publishing histories inbox control rpc jobs enqueueing runs taking leases queues bridge reader rights".split()
+_FILES = (
+    "channels positions publishing histories inbox control rpc jobs enqueueing runs taking leases queues bridge index membership reader rights"
+).split()
 
 
 def _text(name: str) -> str:

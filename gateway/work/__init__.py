@@ -6,7 +6,8 @@
     job_results                  waiting for what a handler returned
     worker                       Worker: handlers are registered, and run
     engine · intake              what a worker does while it runs; what it has of one queue: its lease, and the jobs that it took
-    handlers · running           a handler; one call of it, and what became of its jobs
+    handlers · handler_jobs      a handler; the job that it is given
+    running · calling            one call of a handler, and what became of its jobs; how it is called
     batches · processes          jobs that are handled together; handlers in processes of their own
     periodic                     cron
     bridges                      all bridges of a process: foreign entries and messages become publications
@@ -18,13 +19,14 @@
     alerts                       thresholds of queues: each change is logged and published once
     reader                       Reader: a durable reader of channels
     deliveries                   what it gives: a publication to acknowledge, and the gap before it
-    holds · following            a channel that an instance of a group reads; which channels the group reads
+    held_channels · holds        the channels that an instance of a group reads, what it has of them, and who gets it; one of them
+    following                    which channels the group reads
     membership · sharing         an instance of a group: its lease; which instance reads which channel
     reader_calls                 the reader's functions in Valkey, as methods
     reader_arguments             what a reader may be given
 
 The layout in Valkey is described in ``store/lua/jobs.lua``; the functions are in ``enqueueing``, ``taking``, ``runs``, ``leases`` and ``queues``
-beside it, those of readers in ``reader``.
+beside it, those of readers in ``reader`` and ``membership``.
 """
 
 from importlib import import_module
@@ -32,21 +34,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .deliveries import Delivery, Gap
+    from .handler_jobs import PlainJob, RunningJob
     from .handlers import Reject, Retry
     from .plain_producer import SyncQueue
     from .producer import Queue
     from .reader import Reader
     from .worker import Worker
 
-__all__ = ["Delivery", "Gap", "Queue", "Reader", "Reject", "Retry", "SyncQueue", "Worker"]
+__all__ = ["Delivery", "Gap", "PlainJob", "Queue", "Reader", "Reject", "Retry", "RunningJob", "SyncQueue", "Worker"]
 
 _MODULES = {
     "Delivery": "deliveries",
     "Gap": "deliveries",
+    "PlainJob": "handler_jobs",
     "Queue": "producer",
     "Reader": "reader",
     "Reject": "handlers",
     "Retry": "handlers",
+    "RunningJob": "handler_jobs",
     "SyncQueue": "plain_producer",
     "Worker": "worker",
 }

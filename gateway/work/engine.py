@@ -22,13 +22,15 @@ from ..store.history import History
 from ..store.layout import Layout, publish_words
 from ..store.link import Link
 from .batches import Batches
+from .calling import Middleware, calling
+from .handler_jobs import Progress
 from .handlers import Handler, Rate
 from .intake import Intake
 from .jobs import check_text
 from .periodic import Schedule, Scheduler
 from .processes import ProcessPool
 from .queues import Queues
-from .running import CANCEL_SECONDS, Call, Middleware, Outcome, Progress, Run, Unfit, calling, read_data
+from .running import CANCEL_SECONDS, Call, Outcome, Run, Unfit, read_data
 from .threads import Threads
 
 __all__ = ["Engine", "Plan"]

@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 
 from ..rules.json_values import json_of
+from .handler_jobs import Facts, PlainJob, Progress
 from .handlers import Handler, NoJson, Reject, Retry, describe
-from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
+from .running import HandlerError, Unfit, read_data, reason_of
 from .threads import Threads
 
 __all__ = ["ProcessPool", "check_not_in_child"]
@@ -93,7 +94,7 @@ class ProcessPool:
         self._all: set[_Child] = set()
 
     async def call(self, handler: Handler, facts: Facts, data: bytes, progress: Progress) -> Any:
-        """As ``running.Processes.call``."""
+        """As ``calling.Processes.call``."""
         loop = asyncio.get_running_loop()
 
         def published(done: float, text: str) -> None:

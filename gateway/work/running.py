@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -25,89 +24,18 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
 from ..runtime import tracing
 from ..runtime.backoff import backoff
+from .handler_jobs import Facts
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, NoJson, Reject, Retry
 from .jobs import DELAY_SECONDS, JobDocument
-from .threads import Threads, from_thread
 
-__all__ = [
-    "Call",
-    "Facts",
-    "HandlerError",
-    "Middleware",
-    "Outcome",
-    "PlainJob",
-    "Processes",
-    "Run",
-    "RunningJob",
-    "Unfit",
-    "calling",
-    "read_data",
-    "reason_of",
-    "remembering_tasks",
-]
+__all__ = ["Call", "HandlerError", "Outcome", "Run", "Unfit", "read_data", "reason_of", "remembering_tasks"]
 
 log = logging.getLogger("gateway.worker")
 
 CANCEL_SECONDS = 5.0  # for a handler that was cancelled to end
 RESULT_BYTES = 1024 * 1024  # of a result as JSON, as many as a job's data may have
 
-Progress = Callable[[float, str], Awaitable[None]]
 End = Literal["cancelled", "lost", "stopped"]  # the job was cancelled, given to another worker, or this worker stops
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """What a handler knows of its job. ``key`` is the idempotency key: the same in every attempt, the id where the producer gave none.
-
-    ``attempt`` counts from 1; ``deadline`` is the unix time in seconds at which the attempt is cancelled; ``channel`` is where progress is published.
-    """
-
-    id: str
-    key: str
-    name: str
-    queue: str
-    attempt: int
-    deadline: float
-    channel: str | None
-
-
-class _Job:
-    """The attributes of ``Facts``, for a handler."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.id = facts.id
-        self.key = facts.key
-        self.name = facts.name
-        self.queue = facts.queue
-        self.attempt = facts.attempt
-        self.deadline = facts.deadline
-        self.channel = facts.channel
-
-
-class RunningJob(_Job):
-    """The job, as an asynchronous handler has it; its attributes are those of ``Facts``."""
-
-    def __init__(self, facts: Facts, progress: Progress) -> None:
-        super().__init__(facts)
-        self._progress = progress
-
-    async def progress(self, done: float, text: str = "") -> None:
-        """Publishes ``{"job", "progress", "text"}`` in the job's channel, if its producer named one; ``done`` is from 0 to 1.
-
-        ``text`` is cut after 1,000 characters. A publication that Valkey does not take is logged, and harms the job no further.
-        """
-        await self._progress(done, text)
-
-
-class PlainJob(_Job):
-    """The same for a plain handler, in a thread or a process: ``progress`` returns when it is published."""
-
-    def __init__(self, facts: Facts, progress: Callable[[float, str], Any]) -> None:
-        super().__init__(facts)
-        self._progress = progress
-
-    def progress(self, done: float, text: str = "") -> None:
-        """As ``RunningJob.progress``."""
-        return cast(None, self._progress(done, text))  # awaitable for a coroutine in a plain wrapper, which takes the job for a RunningJob
 
 
 class Run:
@@ -149,23 +77,12 @@ class Outcome(NamedTuple):
     retry: float | None = None
 
 
-Middleware = Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]
-
-
 class HandlerError(GatewayError):
     """What a handler raised in a process of its own; the message is the reason in full."""
 
 
 class Unfit(GatewayError):
     """Data that does not fit the handler's annotation: trying again would not help."""
-
-
-class Processes(Protocol):
-    """Where handlers with ``process=True`` run."""
-
-    async def call(self, handler: Handler, facts: Facts, data: bytes, progress: Progress) -> Any:
-        """What the handler returned. Raises Retry, Reject, Unfit, HandlerError; cancelling it kills the process."""
-        ...
 
 
 _CURRENT: contextvars.ContextVar[set[asyncio.Task[Any]] | None] = contextvars.ContextVar("the tasks that a handler started", default=None)
@@ -342,46 +259,3 @@ def read_data(handler: Handler, data: msgspec.Raw | bytes) -> Any:
         return handler.read(data)
     except UNREADABLE as error:
         raise Unfit(f"the data does not fit the handler: {error}") from None
-
-
-def calling(
-    handler: Handler,
-    runs: Sequence[Run],
-    progress: Callable[[Run], Progress],
-    middleware: Sequence[Middleware],
-    threads: Threads,
-    processes: Processes,
-) -> Callable[[], Awaitable[Any]]:
-    """How the handler is called, with what surrounds it."""
-
-    async def innermost(job: Any) -> Any:
-        if handler.kind == "process":
-            return await processes.call(handler, runs[0].facts(), bytes(runs[0].document.data), progress(runs[0]))
-        data = [run.data for run in runs]
-        if handler.kind == "loop":
-            return await handler.function(*_arguments(handler, job, data))
-        plain = [PlainJob(run.facts(), from_thread(progress(run))) for run in runs]
-        made = await threads.call(handler.function, *_arguments(handler, plain if handler.batch else plain[0], data))
-        return await made if inspect.isawaitable(made) else made  # of an async function in a plain wrapper it is a coroutine
-
-    def call() -> Awaitable[Any]:
-        jobs = [RunningJob(run.facts(), progress(run)) for run in runs]
-        inner: Callable[[Any], Awaitable[Any]] = innermost
-        for each in reversed(middleware):
-            inner = _around(each, inner)
-        return inner(jobs if handler.batch else jobs[0])
-
-    return call
-
-
-def _arguments(handler: Handler, job: Any, data: list[Any]) -> tuple[Any, ...]:
-    if not handler.takes_data:
-        return (job,)
-    return (job, data if handler.batch else data[0])
-
-
-def _around(middleware: Middleware, inner: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    async def called(job: Any) -> Any:
-        return await middleware(job, inner)
-
-    return called

@@ -30,13 +30,14 @@ from ..store.embedded import find_url
 from ..store.layout import Layout
 from ..store.library import Library
 from ..store.link import Link
+from .calling import Middleware
 from .engine import Engine, Plan
 from .handlers import BatchRule, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
 from .periodic import Schedule, zone_of
 from .processes import check_not_in_child
 from .queues import Queues
-from .running import Middleware, remembering_tasks
+from .running import remembering_tasks
 
 __all__ = ["Worker"]
 

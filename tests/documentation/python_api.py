@@ -42,7 +42,6 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "publishers.orders": None,
     "gateway.work": None,
     "gateway.work.producer": ("EnqueuedJob",),
-    "gateway.work.running": ("RunningJob", "PlainJob"),
     "gateway.work.queues": ("JobView", "Overview", "Queues"),
     "gateway.work.jobs": ("JobOptions",),
     "gateway.rpc": None,
@@ -56,7 +55,6 @@ INTERNAL = {
     *("Database.alone_with", "Database.apart", "Database.claim", "Database.listening", "Database.wake"),
     *("Gathering.end", "Gathering.gathered", "Transaction.lock", "Transaction.write_outbox", "SyncTransaction.write_outbox"),
     *("Published.add", "Published.add_row", "Queues.enqueue", "Queues.name"),
-    *("Reader.followed", "Reader.held", "Reader.on_lost", "Reader.on_refused"),
     *("StoreError.is_wrong_type", "StoreError.is_general", "excerpt"),
 }
 MADE_ELSEWHERE = {  # applications are given them

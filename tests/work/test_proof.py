@@ -23,8 +23,7 @@ import msgspec
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.work import Queue, Reject, Worker
-from gateway.work.running import RunningJob
+from gateway.work import Queue, Reject, RunningJob, Worker
 
 from ..kit import forks
 from ..kit.valkeys import OwnValkey

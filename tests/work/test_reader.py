@@ -156,7 +156,7 @@ async def test_what_was_never_given_is_no_dead_letter_where_each_is_given_once(h
     await publish(history, "kept:a", 4)
     async with reader("kept:a", deliveries=1) as one:
         assert data(await take(one, 1, ack=False)) == [1]
-        await until(lambda: len(one._ready) == 3, "the others are in the process")
+        await until(lambda: len(one._channels.ready) == 3, "the others are in the process")
     async with reader("kept:a", deliveries=1) as two:
         taken = await take(two, 3)
         assert data(taken) == [2, 3, 4] and {each.deliveries for each in taken} == {1}
@@ -176,7 +176,7 @@ async def test_what_counts_as_given_is_given_though_its_channel_moves_meanwhile(
 
         async def moved_meanwhile(*words: Any) -> bool:
             monkeypatch.undo()
-            one.on_moved("kept:a")
+            one._channels.on_moved("kept:a")
             return await again(*words)
 
         monkeypatch.setattr(one._calls, "again", moved_meanwhile)
@@ -191,7 +191,7 @@ async def test_who_waited_and_was_cancelled_takes_no_publication_with_it(
 ) -> None:
     await publish(history, "kept:a", 2)
     async with reader("kept:a", deliveries=1) as one:
-        await until(lambda: one._ready, "they are in the process")
+        await until(lambda: one._channels.ready, "they are in the process")
         waiting = asyncio.create_task(anext(one))
         call = one._calls._call
 
@@ -238,17 +238,17 @@ async def test_instances_share_the_channels_evenly_and_give_back_what_is_settled
         taken = {each.channel: each for each in await take(one, 4, ack=False)}
         async with reader(*channels, lease=5) as two:
             moving = one._membership._shares.mine(channels, [one._membership._member, two._membership._member])
-            await until(lambda: len(moving) == 2 and sum(hold.leaving for hold in one._holds.values()) == 2, "two channels move")
+            await until(lambda: len(moving) == 2 and sum(hold.leaving for hold in one._channels._holds.values()) == 2, "two channels move")
             await nothing_more(two)
             for each in taken.values():
                 assert await each.ack(), "the application settles what it has before a channel is given back"
-            await until(lambda: (len(one.held()), len(two.held())) == (2, 2), "each has two")
-            assert one.held() | two.held() == set(channels) and not one.held() & two.held()
+            await until(lambda: (len(one._channels.held()), len(two._channels.held())) == (2, 2), "each has two")
+            assert one._channels.held() | two._channels.held() == set(channels) and not one._channels.held() & two._channels.held()
             for channel in channels:
                 await publish(history, channel, 1, 2)
-            assert {each.channel for each in await take(two, 2)} == two.held(), "nothing was given twice"
+            assert {each.channel for each in await take(two, 2)} == two._channels.held(), "nothing was given twice"
             await take(one, 2)
-        await until(lambda: one.held() == set(channels), "channels that are given back are taken at once", 2)
+        await until(lambda: one._channels.held() == set(channels), "channels that are given back are taken at once", 2)
 
 
 async def test_an_instance_that_is_presumed_dead_cannot_acknowledge(history: History, reader: Open) -> None:
@@ -260,7 +260,7 @@ async def test_an_instance_that_is_presumed_dead_cannot_acknowledge(history: His
             theirs = await take(other, 2)
             assert data(theirs) == [1, 2] and theirs[0].deliveries == 2
             assert not await mine.ack() and not await next_one.reject("late")
-            assert await other.dead_letters("kept:a") == [] and frozen.held() == set()
+            assert await other.dead_letters("kept:a") == [] and frozen._channels.held() == set()
 
 
 async def test_an_acknowledgement_whose_answer_was_lost_is_recorded_though_its_channel_is_anothers_by_then(
@@ -518,15 +518,15 @@ async def test_each_instance_reports_the_gaps_of_its_channels_where_valkey_lost_
     for channel in channels:
         await publish(history, channel, 1)
     async with reader(*channels, lease=1) as one, reader(*channels, lease=1) as two:
-        await until(lambda: len(one.held()) == len(two.held()) == 3, "they share the channels")
+        await until(lambda: len(one._channels.held()) == len(two._channels.held()) == 3, "they share the channels")
         await asyncio.gather(take(one, 3), take(two, 3))
-        theirs = two.held()
+        theirs = two._channels.held()
         if dies:
             two._running[0].cancel()
         lost = [key for channel in channels for key in (*history.layout.keys(channel), history.layout.reader(channel, "g")[2])]
         store.delete(*lost, one._calls.instances)
         await one._membership._look()
-        assert not one.held() & theirs
+        assert not one._channels.held() & theirs
         for channel in channels:
             await publish(history, channel, 1)
         again = await take(one, 6) if dies else [each for some in await asyncio.gather(take(one, 3), take(two, 3)) for each in some]
@@ -542,7 +542,7 @@ async def test_an_instance_that_was_given_nothing_reports_the_gap_too_where_valk
     async with reader("kept:a") as one:
         old = (await take(one, 2))[-1]
     async with reader("kept:a") as two:
-        await until(lambda: "kept:a" in two._holds and two._holds["kept:a"].known is not None, "it has looked for more")
+        await until(lambda: "kept:a" in two._channels._holds and two._channels._holds["kept:a"].known is not None, "it has looked for more")
         store.delete(*history.layout.keys("kept:a"), history.layout.reader("kept:a", "g")[2], two._calls.instances)
         await publish(history, "kept:a", 1)
         (new,) = await take(two, 1)
@@ -871,7 +871,7 @@ async def test_iteration_ends_when_the_reader_is_closed(history: History, reader
 
 async def test_what_stops_a_reader_is_raised_where_it_is_read(history: History, reader: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     async with reader("kept:a") as one:
-        monkeypatch.setattr(one, "_read", None)
+        monkeypatch.setattr(one._channels, "_read", None)
         await publish(history, "kept:a", 1)
         with pytest.raises(TypeError):
             await anext(one)

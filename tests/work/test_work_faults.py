@@ -28,13 +28,13 @@ from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
 from gateway.store.plain_connection import PlainConnection
 from gateway.store.valkey_clock import valkey_time
-from gateway.work import Queue, Retry, SyncQueue, Worker
+from gateway.work import Queue, Retry, RunningJob, SyncQueue, Worker
 from gateway.work.handlers import describe
 from gateway.work.intake import Intake
 from gateway.work.jobs import JobDocument
 from gateway.work.periodic import Schedule
 from gateway.work.queues import Queues
-from gateway.work.running import Call, Outcome, Run, RunningJob
+from gateway.work.running import Call, Outcome, Run
 
 from ..kit.jobs import ended, overview_is, working
 from ..kit.servers import ValkeyServer

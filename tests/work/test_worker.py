@@ -23,11 +23,11 @@ import valkey
 
 from gateway.errors import JobFailed, QueueFull
 from gateway.store.layout import Layout
-from gateway.work import Queue, Reject, Retry, SyncQueue, Worker
+from gateway.work import PlainJob, Queue, Reject, Retry, RunningJob, SyncQueue, Worker
+from gateway.work.handler_jobs import Facts
 from gateway.work.handlers import describe, read_rate
 from gateway.work.plain_producer import SyncEnqueuedJob
 from gateway.work.processes import ProcessPool
-from gateway.work.running import Facts, PlainJob, RunningJob
 
 from ..kit import forks
 from ..kit.jobs import ended, overview_is, working

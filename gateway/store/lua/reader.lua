@@ -6,18 +6,14 @@
 --   gw:{C}:stream        has the consumer group GROUP: its pending entries, all of the consumer 'reader', are not settled, that is neither
 --                        acknowledged nor dead
 --   gw:{C}:dead:GROUP    stream: the newest publications that were rejected or given too often, with reason epoch offset ms deliveries
---   gw:readers:{GROUP}   sorted set: instance → unix ms at which its lease ends
---   gw:index:{NAMESPACE} set: the channels of a namespace whose rules have index
 --
 -- The position moves only when publications are settled. What history lost is the difference between the position and the oldest publication
 -- that is given, so a gap is found again after a crash, until the publication that carries it is settled. A page crosses a hole only where nothing
--- is pending. The functions of a channel take four keys, always in this order: meta stream reader dead.
+-- is pending. The functions take four keys, always in this order: meta stream reader dead. The instances of a group are in membership.lua, and the
+-- channels of a namespace in index.lua.
 
 
 local DEAD_KEPT = 10000         -- publications in the stream of the dead
-local INSTANCES_MOST = 1000     -- of one group
-local LEASE_MOST = 3600000      -- ms; an instance whose lease is longer was written by another program
-local NAMES_MOST = 1000000      -- channels in the index of a namespace
 local LEFT_KEPT = 8             -- owners that lost a channel
 local LAST_MS = '18446744073709551615'  -- the greatest second half of a stream's id
 local CONSUMER = 'reader'       -- one for all instances, each of which is the owner in turn: a consumer of each would stay in the stream for ever
@@ -374,48 +370,6 @@ local function gateway_reader_lag(keys, args)
   return math.max(top - at, 0)
 end
 
--- gateway_reader_beat 1 gw:readers:{GROUP} INSTANCE LEASE_MS [CHANNEL…] → [instance, …] whose lease is not over, and 'new' if INSTANCE had none
---   INSTANCE is alive for LEASE_MS; 0: it ends. A change of the instances is announced, and the CHANNELs that have no owner any more.
--- Atomic, because Valkey's clock alone decides when a lease is over, and because each change is announced by the one that makes it.
-local function gateway_reader_beat(keys, args)
-  local key, lease, now = keys[1], tonumber(args[2]), now_ms()
-  if redis.call('TYPE', key).ok ~= 'zset' then redis.call('DEL', key) end  -- another program's: without it no instance would read
-  local changed, joined = redis.call('ZREMRANGEBYSCORE', key, '-inf', number(now)), 0
-  changed = changed + redis.call('ZREMRANGEBYSCORE', key, number(now + LEASE_MOST), '+inf')
-  if lease > 0 then
-    joined = redis.call('ZADD', key, number(now + math.min(lease, LEASE_MOST - 1)), args[1])
-  else
-    changed = changed + redis.call('ZREM', key, args[1])
-  end
-  if changed + joined > 0 or args[3] then redis.call(ANNOUNCE, key, table.concat(args, '\n', 3)) end
-  local answer = redis.call('ZREVRANGE', key, 0, INSTANCES_MOST - 1)
-  if joined > 0 then table.insert(answer, 'new') end
-  return answer
-end
-
--- gateway_index 1 gw:index:{NAMESPACE} CHANNEL → 1 if the channel is in the index, 0 if its namespace has none, -1 if the index is full
---   A publisher calls it before its first publication in a channel, and again where a history begins anew. A new name is announced.
--- Atomic, because a reader that follows the announcements before it reads the set must find each name in one of them.
-local function gateway_index(keys, args)
-  local prefix, namespace = string.match(keys[1], '^(.*):index:{([^:{}]+)}$')
-  local channel = args[1]
-  if not prefix or string.sub(channel, 1, #namespace + 1) ~= namespace .. ':' or string.find(channel, '[{}%c]') or #channel > 1024 then
-    error({err = 'GATEWAY the key is gw:index:{NAMESPACE}, and the channel one of that namespace'})
-  end
-  if rules_of(prefix .. ':{' .. namespace .. ':}').index ~= 1 then return 0 end
-  if redis.call('SISMEMBER', keys[1], channel) == 1 then return 1 end
-  if redis.call('SCARD', keys[1]) >= NAMES_MOST then return -1 end
-  redis.call('SADD', keys[1], channel)
-  redis.call(ANNOUNCE, keys[1], channel)
-  return 1
-end
-
--- gateway_has_index 1 gw:{C} → 1 if the channel's namespace has an index, 0 if not
---   In the channel's own slot: a cluster's publisher asks it, so that the shard of an index that is not there holds nobody up.
-local function gateway_has_index(keys)
-  return rules_of(keys[1]).index == 1 and 1 or 0
-end
-
 redis.register_function{function_name = 'gateway_reader_take', callback = gateway_reader_take, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_release', callback = gateway_reader_release, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_read', callback = gateway_reader_read, flags = {'allow-oom'}}
@@ -423,6 +377,3 @@ redis.register_function{function_name = 'gateway_reader_again', callback = gatew
 redis.register_function{function_name = 'gateway_reader_settle', callback = gateway_reader_settle, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_rewind', callback = gateway_reader_rewind, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_lag', callback = gateway_reader_lag, flags = {'no-writes', 'allow-oom'}}
-redis.register_function{function_name = 'gateway_reader_beat', callback = gateway_reader_beat, flags = {'allow-oom'}}
-redis.register_function('gateway_index', gateway_index)
-redis.register_function{function_name = 'gateway_has_index', callback = gateway_has_index, flags = {'no-writes', 'allow-oom'}}
