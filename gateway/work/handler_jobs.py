@@ -13,10 +13,7 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a handler knows of its job. ``key`` is the idempotency key: the same in every attempt, the id where the producer gave none.
-
-    ``attempt`` counts from 1; ``deadline`` is the unix time in seconds at which the attempt is cancelled; ``channel`` is where progress is published.
-    """
+    """What a handler knows of its job: the attributes of ``RunningJob``, which describes them."""
 
     id: str
     key: str
@@ -41,7 +38,11 @@ class _Job:
 
 
 class RunningJob(_Job):
-    """The job, as an asynchronous handler has it; its attributes are those of ``Facts``."""
+    """The job, as an asynchronous handler has it: ``id``, ``name`` and ``queue``.
+
+    ``key`` is the idempotency key: the same in every attempt, the id where the producer gave none. ``attempt`` counts from 1. ``deadline`` is the unix
+    time in seconds at which the attempt is cancelled. ``channel`` is where progress is published, None where the producer named none.
+    """
 
     def __init__(self, facts: Facts, progress: Progress) -> None:
         super().__init__(facts)
