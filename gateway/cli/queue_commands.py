@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["queue"]
 
 STATES = ("ready", "delayed", "running", "dead")
-IDS_AT_ONCE = 1000  # of one call that sends dead letters again
 
 
 @click.group()
@@ -151,12 +150,13 @@ def retry(config: Config, name: str, jobs: tuple[str, ...], all_of_them: bool, a
 
 
 async def _retry(config: Config, name: str, jobs: tuple[str, ...], as_json: bool) -> None:
+    from ..work.queues import RESENT_MOST
     from .queue_views import print_line, progress
 
     async with open_queue(config) as producer:
         await _warn_of_no_queue(producer.queues, name)
         if jobs:
-            pages = [jobs[first : first + IDS_AT_ONCE] for first in range(0, len(jobs), IDS_AT_ONCE)]
+            pages = [jobs[first : first + RESENT_MOST] for first in range(0, len(jobs), RESENT_MOST)]
             answers = [await producer.queues.resend(name, *page) for page in pages]
             sent, refused = sum(answer[0] for answer in answers), sum(answer[1] for answer in answers)
         else:
@@ -169,14 +169,14 @@ async def _retry(config: Config, name: str, jobs: tuple[str, ...], as_json: bool
 
 
 async def _send_all_again(queues: Queues, name: str, most: int, advance: Callable[[int], None]) -> tuple[int, int]:
-    """How many were sent, and how many cannot be. Those that fail again meanwhile are not sent a second time: ``most`` were there."""
-    sent = refused = 0
-    while sent < most:
-        done, refused = await queues.resend(name)
-        if not done:
-            break
-        sent += done
-        advance(done)
+    """How many were sent, and how many cannot be: of the oldest ``most``, each once. Those that fail again meanwhile come after them."""
+    sent = refused = skip = 0
+    while left := most - sent - refused:
+        done, cannot, skip = await queues.resend_oldest(name, left, skip=skip)
+        if not done + cannot:
+            break  # another operator was faster
+        sent, refused = sent + done, refused + cannot
+        advance(done + cannot)
     return sent, refused
 
 

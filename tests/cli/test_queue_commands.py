@@ -20,11 +20,12 @@ import click
 import pytest
 import valkey
 
+from gateway.cli.queue_commands import _send_all_again
 from gateway.cli.queue_views import queue_list
 from gateway.cli.worker_command import worker as worker_command
 from gateway.errors import GatewayError, Unavailable
 from gateway.store.layout import Layout
-from gateway.work import SyncQueue
+from gateway.work import Queue, SyncQueue
 from gateway.work.queues import Overview, Queues
 
 from ..kit.forks import Program
@@ -157,6 +158,42 @@ def test_many_dead_letters_are_sent_again_and_many_jobs_removed_page_by_page(ope
     assert operator("retry", "mail", "--all") == "sent 2300 again\n"
     assert operator.json("purge", "mail", "ready", "--yes") == {"queue": "mail", "state": "ready", "removed": 2300, "left": 0}
     assert len(operator.json("show", "mail", "--limit", "1000")["jobs"]) == 0
+
+
+def test_letters_that_cannot_be_sent_again_hold_up_none_after_them(operator: Operator) -> None:
+    """One call of Valkey looks at 8 MiB of them, or at 10,000: where all of these were refused, nothing was sent at all."""
+    keys = [f"k{number}" for number in range(10)]
+    for key in keys:
+        operator.producer.enqueue("send", "x" * 1_000_000, queue="mail", key=key)
+    while operator.bury("mail", "why"):
+        pass  # the next 8 MiB
+    for key in keys:
+        operator.producer.enqueue("send", queue="mail", key=key, delay=60)
+    (last,) = [operator.producer.enqueue("send", queue="mail").id]
+    assert operator.bury("mail", "why") == [last]
+    outcome = operator.begin("retry", "mail", "--all", "--json")()
+    assert json.loads(outcome.out) == {"queue": "mail", "sent_again": 1, "refused": 10}
+    assert operator.json("show", "mail", last)["state"] == "ready"
+
+
+async def test_a_letter_that_fails_again_meanwhile_is_not_sent_a_second_time(
+    operator: Operator, valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, in place of each that another job's key holds back."""
+    for number in range(3):
+        operator.producer.enqueue("send", number, queue="mail", key=f"k{number}")
+    first, *others = operator.bury("mail", "why")
+    operator.producer.enqueue("send", queue="mail", key="k0", delay=60)
+    sent_again: list[int] = []
+
+    def fail_again(done: int) -> None:
+        sent_again.append(len(operator.bury("mail", "again")))
+
+    monkeypatch.setattr("gateway.work.queues.RESENT_MOST", 2)
+    async with Queue(valkey_url, prefix=prefix) as queue:
+        assert await _send_all_again(queue.queues, "mail", 3, fail_again) == (2, 1)
+    assert sent_again == [1, 1]
+    assert {id: operator.json("show", "mail", id)["state"] for id in (first, *others)} == dict.fromkeys((first, *others), "dead")
 
 
 def test_large_jobs_are_shown_up_to_the_limit(operator: Operator) -> None:

@@ -260,6 +260,7 @@ async def test_queues_are_shown_and_mended(operator: Operator, queue: SyncQueue,
     )
     assert await call(operator, "queue_purge", queue="mail", state="delayed", confirm="mail") == {"removed": 2, "left": 0}
     assert await call(operator, "queue_retry", queue="mail", ids=["none"]) == {"sent": 0, "refused": 1}
+    assert await call(operator, "queue_retry", queue="mail", skip=3) == {"sent": 0, "refused": 0, "skip": 3}
 
 
 @pytest.mark.parametrize("method", ["queue_retry", "queue_cancel", "queue_purge"])
