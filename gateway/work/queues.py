@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
@@ -226,9 +227,12 @@ class Queues:
         """``cancelled`` for a job that waited, ``running`` for one that its worker will end, ``removed`` for a dead letter, ``none`` if there is no such job."""
         return cast(bytes, await self._call(b"gateway_cancel", queue, id)).decode()
 
-    async def resend(self, queue: str, *ids: Word) -> tuple[int, int]:
+    async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
         """Sends dead letters again: these, up to 1,000, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns
         how many were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
+        return await self._resend(queue, ids)
+
+    async def _resend(self, queue: str, ids: Sequence[Word]) -> tuple[int, int]:
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
         while left := ids[sent + refused :]:  # they are large: Valkey takes some in each call
             more = await self._call(b"gateway_resend", queue, *left)
@@ -241,7 +245,7 @@ class Queues:
         ids = await self._oldest_dead(queue, skip, min(most, RESENT_MOST))
         if not ids:
             return 0, 0, skip
-        sent, refused = await self.resend(queue, *ids)
+        sent, refused = await self._resend(queue, ids)
         if refused:  # most of these are still there, and would be the oldest again
             skip += len(set(ids).intersection(await self._oldest_dead(queue, skip, len(ids))))
         return sent, refused, skip
