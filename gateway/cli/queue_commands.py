@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import Config, load
+from ..config import Config
 from ..errors import GatewayError, StoreError
 from ..runtime.logs import printable
 from .enqueueing import enqueue
-from .options import json_option, open_queue, run_async, settings_options
+from .options import json_option, load_for_valkey, open_queue, run_async, settings_options
 
 if TYPE_CHECKING:
     from ..work.queues import Overview, Queues
@@ -39,7 +39,7 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     def register(command: Callable[..., None]) -> click.Command:
         @functools.wraps(command)
         def run(config: str | None, valkey_url: str | None, data_dir: str | None, **options: Any) -> None:
-            command(load(config, valkey_url=valkey_url, data_dir=data_dir), **options)
+            command(load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir), **options)
 
         return queue.command(name)(json_option(settings_options(run)))
 

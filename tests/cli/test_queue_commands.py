@@ -24,6 +24,7 @@ from gateway.cli.queue_commands import _send_all_again
 from gateway.cli.queue_views import queue_list
 from gateway.cli.worker_command import worker as worker_command
 from gateway.errors import GatewayError, Unavailable
+from gateway.store.connect import Address
 from gateway.store.layout import Layout
 from gateway.work import Queue, SyncQueue
 from gateway.work.queues import Overview, Queues
@@ -235,6 +236,17 @@ def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
     begun = [operator.begin(*words.split()) for words in ("show mial", "dead mial --json", "retry mial --all", "purge mial ready --yes")]
     for outcome in (each() for each in begun):
         assert (outcome.status, outcome.error) == (0, "gateway: warning: there is no queue mial yet; the queues are mail\n")
+
+
+def test_a_data_dir_that_names_another_valkey_is_warned_of(operator: Operator, valkey_url: str) -> None:
+    """The variable GATEWAY_VALKEY_URL is set as well: an operator took the jobs of one Valkey for those of the other."""
+    operator.producer.enqueue("x", queue="mail")
+    begun = [operator.begin(*words.split(), "--data-dir", "/nowhere") for words in ("list", "purge mail ready --yes")]
+    for outcome in (each() for each in begun):
+        assert (outcome.status, outcome.error) == (
+            0,
+            f"gateway: warning: --data-dir has no effect: valkey_url is set, and the Valkey is {Address(valkey_url)}\n",
+        )
 
 
 def test_more_jobs_than_one_page_are_shown(operator: Operator) -> None:
