@@ -315,12 +315,21 @@ class Config(BaseSettings):
             ) from None
 
     def setting_of(self, channel: str, rule: str) -> str:
-        """The name of the setting that holds a rule of the channel: ``namespaces.posts.history_size``."""
+        """The name of the setting that holds a rule of the channel: ``namespaces.posts.history_size``. "" for a rule that no setting changes, since
+        the channel is the gateway's own."""
+        if self.is_reserved(channel):
+            return ""
         namespace, colon, _ = channel.partition(":")
         if colon:
             return f"namespaces.{namespace}.{rule}"
-        is_of_alerts = channel == ALERTS and self.alerts.are_on and rule in _ALERTS_CLOSED
-        return f"alerts.{rule}" if is_of_alerts else f"channels.{rule}"
+        if channel == ALERTS and self.alerts.are_on and rule in _ALERTS_CLOSED:
+            return "alerts.subscribe" if rule == "subscribe" else ""
+        return f"channels.{rule}"
+
+    def setting_line(self, channel: str, rule: str, value: str) -> str:
+        """The line of the configuration that gives the rule this ``value``, as TOML writes it; in words where no setting does."""
+        setting = self.setting_of(channel, rule)
+        return f"{setting} = {value}" if setting else f"{rule} = {value} in the gateway's own channel {channel}, which no setting changes"
 
 
 _file: Path | None = None

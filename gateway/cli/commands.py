@@ -29,7 +29,7 @@ from ..store.rights import ROLES, acl_line, rights_of
 from .arguments import check_channels, document_of, position_of
 from .bench_command import bench
 from .doctor_command import doctor
-from .options import config_option, data_dir_option, json_option, line_of, run_async, settings_options, since_option
+from .options import config_option, data_dir_option, json_option, line_of, load_for_valkey, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 from .publish import publish
 from .queue_commands import queue
@@ -68,7 +68,7 @@ def subscribe(
         raise click.UsageError("--since is a position in one channel; name one channel")
     from .follow import follow
 
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
         run_async(follow(settings, configured_url(settings), list(dict.fromkeys(channels)), position, last))
 
@@ -85,7 +85,7 @@ def history(
     """Print a channel's history: one JSON line a publication."""
     check_channels([channel])
     position = position_of(since)
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     run_async(_print_history(settings, channel, position, limit, reverse))
 
 
@@ -178,7 +178,7 @@ def rights(roles: tuple[str, ...], config: str | None) -> None:
 @settings_options
 def install(config: str | None, valkey_url: str | None, data_dir: str | None) -> None:
     """Load the gateway's functions and the rules of the channels into Valkey, for gateways whose user may not."""
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     run_async(_install(settings, Address(configured_url(settings))))
 
 

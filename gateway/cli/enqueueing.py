@@ -10,11 +10,11 @@ import click
 import msgspec
 
 from ..channel_rules import parse_duration
-from ..config import Config, load
+from ..config import Config
 from ..errors import GatewayError
 from .arguments import document_of
 from .input_lines import send_lines
-from .options import json_option, open_queue, run_async, settings_options, warn_of_an_audience_of_none
+from .options import json_option, load_for_valkey, open_queue, run_async, settings_options, warn_of_an_audience_of_none
 
 if TYPE_CHECKING:
     from ..work import Queue
@@ -107,7 +107,7 @@ def enqueue(
             raise click.UsageError("--wait prints the result, which --result-ttl 0 does not store")
     document = b"null" if data == "-" else document_of(data, "DATA")
     _check(name, document, queue, options)
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     if data == "-":
         run_async(_enqueue_lines(settings, name, queue, options, as_json))
     else:

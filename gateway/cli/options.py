@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import uvloop
 
-from ..config import Config
+from ..config import Config, load
 from ..publication import Publication
-from ..runtime.logs import printable_json
+from ..runtime.logs import printable, printable_json
+from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.library import Library
 
@@ -27,6 +28,7 @@ __all__ = [
     "data_dir_option",
     "json_option",
     "line_of",
+    "load_for_valkey",
     "open_publisher",
     "open_queue",
     "run_async",
@@ -47,6 +49,16 @@ since_option = click.option("--since", metavar="POSITION", help="EPOCH:OFFSET of
 def settings_options(command: Function) -> Function:
     """The options of every command that talks to Valkey."""
     return config_option(_valkey(data_dir_option(command)))
+
+
+def load_for_valkey(config: str | None, *, valkey_url: str | None, data_dir: str | None) -> Config:
+    """The configuration of a command that does nothing but talk to Valkey. Warns where ``--data-dir`` names an embedded server, and the environment or
+    the file another Valkey, which is the one."""
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    if data_dir and not valkey_url and settings.valkey_url:
+        where = printable(str(Address(settings.valkey_url)))
+        print(f"gateway: warning: --data-dir has no effect: valkey_url is set, and the Valkey is {where}", file=sys.stderr)
+    return settings
 
 
 def open_publisher(config: Config) -> Publisher:

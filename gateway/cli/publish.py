@@ -6,12 +6,12 @@ import json
 
 import click
 
-from ..config import Config, load
+from ..config import Config
 from ..publication import Position
 from ..store.layout import PublishOptions
 from .arguments import check_channels, document_of
 from .input_lines import send_lines
-from .options import json_option, open_publisher, run_async, settings_options, warn_of_an_audience_of_none
+from .options import json_option, load_for_valkey, open_publisher, run_async, settings_options, warn_of_an_audience_of_none
 
 __all__ = ["publish"]
 
@@ -38,7 +38,7 @@ def publish(
     DATA is JSON, or - for one JSON document a line from standard input.
     """
     check_channels([channel])
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     options: PublishOptions = {"idempotency_key": key, "ttl": 0 if ephemeral else None}
     if data != "-":
         document = document_of(data, "DATA")

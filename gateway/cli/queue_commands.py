@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import Config, load
+from ..config import Config
 from ..errors import GatewayError, StoreError
 from ..runtime.logs import printable
 from .enqueueing import enqueue
-from .options import json_option, open_queue, run_async, settings_options
+from .options import json_option, load_for_valkey, open_queue, run_async, settings_options
 
 if TYPE_CHECKING:
     from ..work.queues import Overview, Queues
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["queue"]
 
 STATES = ("ready", "delayed", "running", "dead")
-IDS_AT_ONCE = 1000  # of one call that sends dead letters again
 
 
 @click.group()
@@ -40,7 +39,7 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     def register(command: Callable[..., None]) -> click.Command:
         @functools.wraps(command)
         def run(config: str | None, valkey_url: str | None, data_dir: str | None, **options: Any) -> None:
-            command(load(config, valkey_url=valkey_url, data_dir=data_dir), **options)
+            command(load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir), **options)
 
         return queue.command(name)(json_option(settings_options(run)))
 
@@ -151,12 +150,13 @@ def retry(config: Config, name: str, jobs: tuple[str, ...], all_of_them: bool, a
 
 
 async def _retry(config: Config, name: str, jobs: tuple[str, ...], as_json: bool) -> None:
+    from ..work.queues import RESENT_MOST
     from .queue_views import print_line, progress
 
     async with open_queue(config) as producer:
         await _warn_of_no_queue(producer.queues, name)
         if jobs:
-            pages = [jobs[first : first + IDS_AT_ONCE] for first in range(0, len(jobs), IDS_AT_ONCE)]
+            pages = [jobs[first : first + RESENT_MOST] for first in range(0, len(jobs), RESENT_MOST)]
             answers = [await producer.queues.resend(name, *page) for page in pages]
             sent, refused = sum(answer[0] for answer in answers), sum(answer[1] for answer in answers)
         else:
@@ -169,14 +169,14 @@ async def _retry(config: Config, name: str, jobs: tuple[str, ...], as_json: bool
 
 
 async def _send_all_again(queues: Queues, name: str, most: int, advance: Callable[[int], None]) -> tuple[int, int]:
-    """How many were sent, and how many cannot be. Those that fail again meanwhile are not sent a second time: ``most`` were there."""
-    sent = refused = 0
-    while sent < most:
-        done, refused = await queues.resend(name)
-        if not done:
-            break
-        sent += done
-        advance(done)
+    """How many were sent, and how many cannot be: of the oldest ``most``, each once. Those that fail again meanwhile come after them."""
+    sent = refused = skip = 0
+    while left := most - sent - refused:
+        done, cannot, skip = await queues.resend_oldest(name, left, skip=skip)
+        if not done + cannot:
+            break  # another operator was faster
+        sent, refused = sent + done, refused + cannot
+        advance(done + cannot)
     return sent, refused
 
 

@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from ..config import Config, load
+from ..config import Config
 from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.epochs import renew_epochs
-from .options import run_async, settings_options
+from .options import load_for_valkey, run_async, settings_options
 
 __all__ = ["restored"]
 
@@ -20,7 +20,7 @@ __all__ = ["restored"]
 @settings_options
 def restored(yes: bool, config: str | None, valkey_url: str | None, data_dir: str | None) -> None:
     """After Valkey came back from a backup: begin a new epoch in every channel. Clients are notified of a gap. It asks first."""
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("restored has all clients load their state anew; where it cannot ask, give --yes")
     if not yes:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..config import load
 from ..errors import GatewayError
 from ..runtime import tracing
 from ..store.embedded import configured_url
 from .log_setup import set_up_logging
-from .options import settings_options
+from .options import load_for_valkey, settings_options
 
 if TYPE_CHECKING:
     from ..work import Worker
@@ -43,7 +42,7 @@ def worker(
     module, colon, name = place.partition(":")
     if not module or not colon or not name:
         raise click.UsageError(f'{place!r} is not MODULE:NAME, as in "shop.jobs:worker"')
-    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     set_up_logging(settings)
     found = _worker_in(_imported(module), name)
     try:

@@ -56,6 +56,12 @@ class Console:
         if not self.measured.commands.connected:
             raise Unavailable("no connection to Valkey")
 
+    def require_others(self) -> None:
+        """The same for what asks all processes: on a cluster a shard with a key for that may be away alone."""
+        self.require_valkey()
+        if fault := self.node.control.shard_fault():
+            raise Unavailable(fault)
+
     def close(self) -> None:
         logging.getLogger().removeHandler(self.lines)
 
@@ -105,7 +111,7 @@ async def answers_of(caller: Caller, question: str, kind: type[Answer], request:
 
     A process that does not know the question, as one of an older version, is left out; so is what is of another shape. Raises StoreError.
     """
-    caller.console.require_valkey()
+    caller.console.require_others()
     pattern = "" if request is None else msgspec.json.encode(request).decode()
     return list(_read(await caller.node.control.survey(question, pattern), msgspec.json.Decoder(kind)))
 

@@ -51,7 +51,7 @@ class _Drained(Struct):
 async def _nodes(caller: Caller, request: Empty) -> bytes:
     """The processes. ``warning`` says if some do not answer; while Valkey is away this one answers alone."""
     try:
-        caller.console.require_valkey()
+        caller.console.require_others()
         expected = len(await caller.node.control.living())
         found = await answers_of(caller, "nodes", dict[str, Any])
     except StoreError as error:

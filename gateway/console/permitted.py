@@ -73,13 +73,13 @@ def judge_subscribe(config: Config, user: str, channel: str) -> Judgement:
 
 def _judge_history(config: Config, rules: ChannelRules, user: str, channel: str, subscribe: Judgement) -> Judgement:
     if not rules.has_history:
-        return Judgement(False, f"{config.setting_of(channel, 'history_size')} = 0: the channel has no history")
+        return Judgement(False, f"{config.setting_line(channel, 'history_size', '0')}: the channel has no history")
     return _judge(config, user, channel, "history", subscribe)
 
 
 def _judge_presence(config: Config, rules: ChannelRules, user: str, channel: str, subscribe: Judgement) -> Judgement:
     if not rules.presence:
-        return Judgement(False, f"{config.setting_of(channel, 'presence')} = false: nobody sees who is in the channel")
+        return Judgement(False, f"{config.setting_line(channel, 'presence', 'false')}: nobody sees who is in the channel")
     return _judge(config, user, channel, "presence_for", subscribe)
 
 
@@ -96,7 +96,8 @@ def _judge(config: Config, user: str, channel: str, rule: str, subscribe: Judgem
 def _sentence(config: Config, identity: Identity, channel: str, rule: str, audience: str) -> str:
     if identity.unchecked:
         return "insecure.clients = true: every client may do anything"
-    return f'{config.setting_of(channel, rule)} = "{audience}": {_reason(identity, channel, audience)}'
+    line = config.setting_line(channel, rule, f'"{audience}"')
+    return f"{line}: {_reason(identity, channel, audience)}"
 
 
 def _reason(identity: Identity, channel: str, audience: str) -> str:

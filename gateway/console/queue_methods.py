@@ -53,9 +53,11 @@ class JobRequest(_OfQueue, kw_only=True):
 
 
 class RetryRequest(_OfQueue, kw_only=True):
-    """Sends these dead letters again, or without ``ids`` the oldest of all, up to IDS_MOST."""
+    """Sends these dead letters again, or without ``ids`` the oldest after ``skip`` of them, up to ``most``."""
 
     ids: Annotated[list[JobId], Meta(max_length=IDS_MOST)] = []
+    skip: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    most: Annotated[int, Meta(ge=1, le=IDS_MOST)] = IDS_MOST
 
 
 class PurgeRequest(_OfQueue, kw_only=True):
@@ -141,8 +143,13 @@ def _fields(view: JobView, data_most: int = 0) -> dict[str, Any]:
 
 
 async def queue_retry(caller: Caller, request: RetryRequest) -> bytes:
-    """Sends dead letters again. ``refused`` are no dead letters any more, or another job has their unique key."""
-    sent, refused = await _queues(caller, request.queue).resend(request.queue, *request.ids)
+    """Sends dead letters again. ``refused`` are no dead letters any more, or another job has their unique key; of the oldest, a further call goes on
+    with ``skip``."""
+    every = _queues(caller, request.queue)
+    if not request.ids:
+        sent, refused, skip = await every.resend_oldest(request.queue, request.most, skip=request.skip)
+        return encode({"sent": sent, "refused": refused, "skip": skip})
+    sent, refused = await every.resend(request.queue, *request.ids)
     return encode({"sent": sent, "refused": refused})
 
 

@@ -72,10 +72,9 @@ async def why(caller: Caller, request: WhyRequest) -> bytes:
 
 async def _look(node: Node, rules: ChannelRules, request: WhyRequest, evidence: Evidence) -> Question:
     """Looks for the publication in history."""
-    size = node.config.setting_of(request.channel, "history_size")
     if not rules.has_history:
         text = "the channel has no history, so its publications have no offsets, and nothing is recorded of any of them"
-        evidence.doubt("publication", text, setting=f"{size} = 100")
+        evidence.doubt("publication", text, setting=node.config.setting_line(request.channel, "history_size", "100"))
         return Question(request.user, request.channel, "", 0)
     if not request.offset:
         text = (
@@ -94,9 +93,8 @@ async def _look(node: Node, rules: ChannelRules, request: WhyRequest, evidence: 
 def _add_publication(node: Node, rules: ChannelRules, question: Question, top: Position, evidence: Evidence) -> None:
     name, publication = f"{question.channel} {question.offset}", question.publication
     if not top.epoch:
-        setting = node.config.setting_of(question.channel, "meta_ttl")
         text = "Valkey has no offset of the channel: nothing was ever published to it, or nothing for so long that the offset was forgotten"
-        held = f"{setting} = {_duration(rules.meta_ttl)}"
+        held = node.config.setting_line(question.channel, "meta_ttl", _duration(rules.meta_ttl))
         if question.epoch:
             evidence.add("publication", None, text, setting=held)
         else:
@@ -108,10 +106,9 @@ def _add_publication(node: Node, rules: ChannelRules, question: Question, top: P
         evidence.never("publication", f"there is no publication {name}: the newest has the offset {top.offset}")
     elif publication is None:
         text = f"{name} was published, and history does not hold it any more: it was trimmed, expired or removed. So its time and its tags are not known"
-        setting = node.config.setting_of(question.channel, "history_size")
-        ttl = node.config.setting_of(question.channel, "history_ttl")
-        held = f"{setting} = {rules.history_size}, {ttl} = {_duration(rules.history_ttl)}"
-        evidence.add("publication", None, text, setting=held)
+        size = node.config.setting_line(question.channel, "history_size", str(rules.history_size))
+        ttl = node.config.setting_line(question.channel, "history_ttl", _duration(rules.history_ttl))
+        evidence.add("publication", None, text, setting=f"{size}, {ttl}")
     else:
         evidence.add("publication", True, f"{name} was published, and history holds it", at_ms=publication.ms)
 

@@ -16,6 +16,7 @@ async def add_present(caller: Caller, question: Question, evidence: Evidence) ->
     publication = question.publication
     tags = msgspec.Raw(publication.tags or b"null") if publication is not None else msgspec.Raw(b"null")
     asked = Circumstances(question.user, question.channel, question.offset, publication is not None, tags)
+    caller.console.require_others()
     expected = await caller.node.control.living() | {caller.node.uid}  # Valkey may have forgotten which processes there are
     witnesses = sorted(await answers_of(caller, "witness", Witness, asked), key=lambda each: each.name)
     if silent := expected - {witness.node for witness in witnesses}:

@@ -28,6 +28,7 @@ from ..errors import ClientError, StoreError, Unavailable, is_general
 from ..rules.json_text import UNREADABLE
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
+from ..store.access import shard_fault
 from ..store.history import History
 from .leases import Leases
 from .messages import (
@@ -105,6 +106,10 @@ class Bus:
     async def send(self, message: AnyMessage) -> None:
         """Sends a message to every process. Raises StoreError."""
         await self._announce(Envelope(VERSION, message=message))
+
+    def shard_fault(self) -> str:
+        """On a cluster: why the other processes cannot be asked now, since a shard with a key for that is away; "" if they can be."""
+        return next(filter(None, (shard_fault(self._history.commands, key) for key in (self.key, self._leases.key))), "")
 
     async def living(self) -> set[str]:
         """The processes that there are, by their leases. Raises StoreError."""

@@ -41,13 +41,13 @@ class LeaseListener(Protocol):
 
 
 class Leases:
-    """The lease of ``process``, this gateway's id, and a view of all others'."""
+    """The lease of ``process``, this gateway's id, and a view of all others', in the sorted set ``key``."""
 
     def __init__(self, history: History, process: str, listener: LeaseListener) -> None:
         self._history = history
         self._process = process
         self._listener = listener
-        self._key = f"{history.layout.prefix}:nodes".encode()
+        self.key = f"{history.layout.prefix}:nodes".encode()
         self._tasks = Tasks()
         self._reconciling: asyncio.Task[None] | None = None
         self._cleaning: set[str] = set()  # after these processes: it may take longer than a beat
@@ -57,16 +57,16 @@ class Leases:
 
     async def count(self) -> int:
         """How many processes hold a lease. Raises StoreError."""
-        return int(await self._history.commands.call(b"ZCARD", self._key))
+        return int(await self._history.commands.call(b"ZCARD", self.key))
 
     async def holders(self) -> set[str]:
         """The processes that hold a lease. Raises StoreError."""
-        found = await self._history.commands.call(b"ZRANGE", self._key, 0, -1)
+        found = await self._history.commands.call(b"ZRANGE", self.key, 0, -1)
         return {process.decode() for process in found if is_utf8(process)}
 
     async def holds(self, process: str) -> bool:
         """Whether that process holds a lease. Raises StoreError."""
-        return await self._history.commands.call(b"ZSCORE", self._key, process) is not None
+        return await self._history.commands.call(b"ZSCORE", self.key, process) is not None
 
     async def run(self) -> None:
         """Renews the lease, and notices whose is over. Runs until cancelled."""
@@ -74,11 +74,11 @@ class Leases:
         renewed, trusted, clock = float("-inf"), now() + TRUST_SECONDS, SetForward(LEASE_MS / 2000)
         while True:
             try:
-                unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
+                unknown, *dead = await self._history.call(b"gateway_beat", [self.key], self._process, LEASE_MS)
                 if unknown:
                     await self._listener.write_anew()
                 # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
-                valkey = await valkey_time(self._history.commands, self._key)
+                valkey = await valkey_time(self._history.commands, self.key)
             except StoreError as error:
                 self._note_refusal(error)
             else:
@@ -143,7 +143,7 @@ class Leases:
         try:
             if not lives:
                 await self._listener.clean_up(process)
-            await self._history.commands.call(b"ZREM", self._key, process)
+            await self._history.commands.call(b"ZREM", self.key, process)
         except StoreError as error:
             self._half_cleaned.add(process)
             log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
@@ -159,8 +159,8 @@ class Leases:
         try:
             async with asyncio.timeout(1):
                 if clean:
-                    await history.call(b"gateway_beat", [self._key], self._process, 0)
+                    await history.call(b"gateway_beat", [self.key], self._process, 0)
                 else:
-                    await history.commands.send(b"ZADD", self._key, b"XX", 0, self._process)
+                    await history.commands.send(b"ZADD", self.key, b"XX", 0, self._process)
         except (StoreError, TimeoutError) as error:
             log.debug("the lease was not given back: %s", error)

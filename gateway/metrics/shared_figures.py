@@ -19,7 +19,8 @@ __all__ = ["shared_figures"]
 log = logging.getLogger("gateway.metrics")
 
 READ_SECONDS = 1.0  # for each part
-NAMED_MOST = 100  # queues with figures of their own: the first by name, so that all workers choose the same
+NAMED_MOST = 100  # queues with figures of their own
+GONE_MOST = 1000  # names that are removed at once from these
 READ_MOST = 1000  # queues that are read; further ones are counted only
 AT_ONCE = 20  # questions to Valkey; the commands of clients come in between
 OTHERS = "all others"  # no queue can be called so: its name has no space
@@ -64,11 +65,12 @@ async def _add_outbox(figures: Figures, node: Node) -> None:
 async def _add_queues(figures: Figures, node: Node) -> None:
     names = await node.queues.names()
     figures.add("gateway_queues", len(names))
+    named = await _named(node, names)
     others: list[Overview] = []
 
     async def read(number: int) -> None:
         overview = await _overview(node, names[number])
-        if overview is not None and number < NAMED_MOST:
+        if overview is not None and names[number] in named:
             _add_queue(figures, names[number], [overview])
         elif overview is not None:
             others.append(overview)
@@ -80,11 +82,36 @@ async def _add_queues(figures: Figures, node: Node) -> None:
             await asyncio.gather(*map(read, numbers[first : first + AT_ONCE]))
 
     # On a cluster a shard that is away, or does not answer, costs its own queues alone.
+    names.sort(key=lambda name: name not in named)
     ended = await asyncio.gather(*map(read_all, _by_shard(node, names[:READ_MOST])), return_exceptions=True)
     for error in filter(None, ended):
         raise error
     if others:  # all of them: a sum that lacks some would look as if they were counted anew
         _add_queue(figures, OTHERS, others)
+
+
+async def _named(node: Node, names: list[str]) -> set[str]:
+    """Which of all queues have figures of their own. Valkey stores which these are, for all processes: a queue keeps its figures when others come, and a
+    free place goes to the first by name. Raises StoreError for what fails for all."""
+    key, call = node.history.layout.queues_shown, node.history.commands.call
+    try:
+        stored = {*await call(b"SMEMBERS", key, repeatable=True)}
+    except StoreError as error:
+        if error.is_general or isinstance(error, NotPermitted):
+            raise
+        node.history.layout.faults.found("queue", key.decode(), error)
+        stored = set()
+    known = [name for name in names if name.encode() in stored][:NAMED_MOST]
+    new = [name for name in names if name.encode() not in stored][: NAMED_MOST - len(known)]
+    gone = list(stored.difference(name.encode() for name in names))[:GONE_MOST]
+    try:
+        if gone:
+            await call(b"SREM", key, *gone, repeatable=True)
+        if new:
+            await call(b"SADD", key, *new, repeatable=True)
+    except StoreError as error:  # as where Valkey is out of memory: the next scrape tries again
+        log.debug("metrics: which queues have figures of their own could not be stored: %s", error)
+    return {*known, *new}
 
 
 def _by_shard(node: Node, names: list[str]) -> list[list[int]]:

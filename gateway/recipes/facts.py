@@ -109,7 +109,7 @@ def _of_processes(config: Config, place: Place) -> dict[str, str]:
         "program": _in_quotes(_for_systemd(place.program)),
         "in_home": _yes(in_home),
         "protect_home": "read-only" if in_home else "yes",
-        "probe": f"import urllib.request as r; r.urlopen('http://127.0.0.1:{config.port or PORT}/health/ready', timeout=2)",
+        "probe": f"import urllib.request as r; r.urlopen('http://127.0.0.1:{config.port or PORT}/health/live', timeout=2)",
     }
 
 

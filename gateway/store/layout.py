@@ -125,6 +125,11 @@ class Layout:
         return f"{self.prefix}:queues".encode()
 
     @property
+    def queues_shown(self) -> bytes:
+        """The set of the names of the work queues that have metrics of their own; in the hash slot of ``queues``."""
+        return f"{self.prefix}:shown:{{{self.prefix}:queues}}".encode()
+
+    @property
     def alerts(self) -> bytes:
         """The hash of the alerts that are raised; work/alerts.py describes it."""
         return f"{self.prefix}:alerts".encode()

@@ -7,8 +7,9 @@ Each change is logged once and published once to the channel ``alerts``, however
 ``state`` is ``raised``, or ``cleared`` when it is over; ``since``, unix ms, is when it was raised, and the same in both.
 
 Every CHECK_SECONDS one gateway looks, the one that takes the key ``gw:alerts:turn`` first. The hash ``gw:alerts`` holds what is
-raised, ``QUEUE ALERT`` → ``SINCE ANNOUNCED``, ANNOUNCED 0 or 1: another gateway may look next time, and a gateway may be killed
-between any two steps. Then the next one publishes again with the same idempotency key, which publishes nothing the second time.
+raised, ``QUEUE ALERT`` → ``SINCE STEP``: STEP is 0 until it was published, then 1, and 2 while its end is published. Another gateway may look
+next time, and a gateway may be killed between any two steps. Then the next one publishes again with the same idempotency key, which publishes
+nothing the second time.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ _SENTENCES = {
     "oldest_seconds": "the oldest job that is due waits for %g s",
     "dead": "it holds %g dead letters",
 }
-_VALUE = re.compile(rb"([0-9]{1,15}) ([01])").fullmatch
+_VALUE = re.compile(rb"([0-9]{1,15}) ([012])").fullmatch
+_NOTED, _ANNOUNCED, _ENDING = range(3)
 
 
 class _Raised(NamedTuple):
     """``since``: unix ms."""
 
     since: int
-    announced: bool
+    step: int
 
 
 class Alerts:
@@ -120,26 +122,30 @@ class Alerts:
         values = {"ready": overview.ready, "oldest_seconds": overview.oldest_ms / 1000, "dead": overview.dead_letters}
         for alert, value in values.items():
             threshold, before = getattr(thresholds, alert), raised.get(f"{queue} {alert}")
-            if 0 < threshold <= value:
-                await self._raise(queue, alert, value, threshold, before)
-            elif before is not None:
+            is_reached = 0 < threshold <= value
+            if before is not None and (not is_reached or before.step == _ENDING):  # of the latter subscribers may know that it is over
                 await self._clear(queue, alert, value, threshold, before)
+                before = None
+            if is_reached:
+                await self._raise(queue, alert, value, threshold, before)
 
     async def _raise(self, queue: str, alert: str, value: float, threshold: float, before: _Raised | None) -> None:
-        if before is not None and before.announced:
+        if before is not None and before.step == _ANNOUNCED:
             return
         call, field = self._history.commands.call, f"{queue} {alert}"
         since = before.since if before is not None else int(time.time() * 1000)
-        if before is None and not await call(b"HSETNX", self._key, field, f"{since} 0"):
+        if before is None and not await call(b"HSETNX", self._key, field, f"{since} {_NOTED}"):
             return  # another gateway is faster
         await self._publish(queue, alert, "raised", value, threshold, since)
         log.warning("queue %r: %s, and the alert is set to %g", queue, _SENTENCES[alert] % value, threshold)
-        await call(b"HSET", self._key, field, f"{since} 1")
+        await call(b"HSET", self._key, field, f"{since} {_ANNOUNCED}")
 
     async def _clear(self, queue: str, alert: str, value: float, threshold: float, before: _Raised) -> None:
+        call, field = self._history.commands.call, f"{queue} {alert}"
+        await call(b"HSET", self._key, field, f"{before.since} {_ENDING}")
         await self._publish(queue, alert, "cleared", value, threshold, before.since)
         log.info("queue %r: %s; the alert is over", queue, _SENTENCES[alert] % value)
-        await self._history.commands.call(b"HDEL", self._key, f"{queue} {alert}")
+        await call(b"HDEL", self._key, field)
 
     async def _publish(self, queue: str, alert: str, state: str, value: float, threshold: float, since: int) -> None:
         data = encode({"queue": queue, "alert": alert, "state": state, "value": value, "threshold": threshold, "since": since})
@@ -160,4 +166,4 @@ def _read(value: bytes) -> _Raised:
     read = _VALUE(value)
     if read is None:
         raise ValueError(f"{value!r} is not since when it is raised")
-    return _Raised(int(read[1]), read[2] == b"1")
+    return _Raised(int(read[1]), int(read[2]))

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
@@ -22,6 +23,7 @@ from .jobs import JobDocument, check_queue_name, read_job, refusal
 __all__ = [
     "NAMED_SECONDS",
     "NAME_AGAIN_SECONDS",
+    "RESENT_MOST",
     "Failure",
     "JobView",
     "Overview",
@@ -39,6 +41,7 @@ MS_MOST = 1e15  # unix ms
 NAME_SECONDS = 1.0  # for a name to be added: on a cluster the names are in another shard than the job, which may be away
 NAME_AGAIN_SECONDS = 5.0  # after which an enqueue tries again to add one: a relay enqueues hundreds of jobs one after another
 NAMED_SECONDS = 60.0  # after which a producer or a worker adds a name again: Valkey may have lost it meanwhile
+RESENT_MOST = 1000  # dead letters that one call sends again
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -227,11 +230,30 @@ class Queues:
     async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
         """Sends dead letters again: these, up to 1,000, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns
         how many were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
+        return await self._resend(queue, ids)
+
+    async def _resend(self, queue: str, ids: Sequence[Word]) -> tuple[int, int]:
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
         while left := ids[sent + refused :]:  # they are large: Valkey takes some in each call
             more = await self._call(b"gateway_resend", queue, *left)
             sent, refused = sent + more[0], refused + more[1]
         return sent, refused
+
+    async def resend_oldest(self, queue: str, most: int = RESENT_MOST, *, skip: int = 0) -> tuple[int, int, int]:
+        """Sends dead letters again: the oldest after ``skip`` of them, up to ``most``, and to RESENT_MOST. Returns how many were sent, how many were
+        not, as of ``resend``, and the ``skip`` with which the next call goes on."""
+        ids = await self._oldest_dead(queue, skip, min(most, RESENT_MOST))
+        if not ids:
+            return 0, 0, skip
+        sent, refused = await self._resend(queue, ids)
+        if refused:  # most of these are still there, and would be the oldest again
+            skip += len(set(ids).intersection(await self._oldest_dead(queue, skip, len(ids))))
+        return sent, refused, skip
+
+    async def _oldest_dead(self, queue: str, first: int, most: int) -> list[bytes]:
+        key = self._layout.queue(check_queue_name(queue))[0] + b":dead"
+        found: list[bytes] = await self.commands.call(b"ZRANGE", key, first, first + most - 1, repeatable=True)
+        return found
 
     async def purge(self, queue: str, state: str, most: int = 1000) -> tuple[int, int]:
         """Removes jobs that are ``ready``, ``delayed`` or ``dead``, up to ``most``: in the order in which they are taken or come due, the oldest

@@ -20,11 +20,13 @@ import click
 import pytest
 import valkey
 
+from gateway.cli.queue_commands import _send_all_again
 from gateway.cli.queue_views import queue_list
 from gateway.cli.worker_command import worker as worker_command
 from gateway.errors import GatewayError, Unavailable
+from gateway.store.connect import Address
 from gateway.store.layout import Layout
-from gateway.work import SyncQueue
+from gateway.work import Queue, SyncQueue
 from gateway.work.queues import Overview, Queues
 
 from ..kit.forks import Program
@@ -159,6 +161,42 @@ def test_many_dead_letters_are_sent_again_and_many_jobs_removed_page_by_page(ope
     assert len(operator.json("show", "mail", "--limit", "1000")["jobs"]) == 0
 
 
+def test_letters_that_cannot_be_sent_again_hold_up_none_after_them(operator: Operator) -> None:
+    """One call of Valkey looks at 8 MiB of them, or at 10,000: where all of these were refused, nothing was sent at all."""
+    keys = [f"k{number}" for number in range(10)]
+    for key in keys:
+        operator.producer.enqueue("send", "x" * 1_000_000, queue="mail", key=key)
+    while operator.bury("mail", "why"):
+        pass  # the next 8 MiB
+    for key in keys:
+        operator.producer.enqueue("send", queue="mail", key=key, delay=60)
+    (last,) = [operator.producer.enqueue("send", queue="mail").id]
+    assert operator.bury("mail", "why") == [last]
+    outcome = operator.begin("retry", "mail", "--all", "--json")()
+    assert json.loads(outcome.out) == {"queue": "mail", "sent_again": 1, "refused": 10}
+    assert operator.json("show", "mail", last)["state"] == "ready"
+
+
+async def test_a_letter_that_fails_again_meanwhile_is_not_sent_a_second_time(
+    operator: Operator, valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, in place of each that another job's key holds back."""
+    for number in range(3):
+        operator.producer.enqueue("send", number, queue="mail", key=f"k{number}")
+    first, *others = operator.bury("mail", "why")
+    operator.producer.enqueue("send", queue="mail", key="k0", delay=60)
+    sent_again: list[int] = []
+
+    def fail_again(done: int) -> None:
+        sent_again.append(len(operator.bury("mail", "again")))
+
+    monkeypatch.setattr("gateway.work.queues.RESENT_MOST", 2)
+    async with Queue(valkey_url, prefix=prefix) as queue:
+        assert await _send_all_again(queue.queues, "mail", 3, fail_again) == (2, 1)
+    assert sent_again == [1, 1]
+    assert {id: operator.json("show", "mail", id)["state"] for id in (first, *others)} == dict.fromkeys((first, *others), "dead")
+
+
 def test_large_jobs_are_shown_up_to_the_limit(operator: Operator) -> None:
     for _ in range(11):
         operator.producer.enqueue("send", "x" * 1_000_000, queue="mail")
@@ -198,6 +236,17 @@ def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
     begun = [operator.begin(*words.split()) for words in ("show mial", "dead mial --json", "retry mial --all", "purge mial ready --yes")]
     for outcome in (each() for each in begun):
         assert (outcome.status, outcome.error) == (0, "gateway: warning: there is no queue mial yet; the queues are mail\n")
+
+
+def test_a_data_dir_that_names_another_valkey_is_warned_of(operator: Operator, valkey_url: str) -> None:
+    """The variable GATEWAY_VALKEY_URL is set as well: an operator took the jobs of one Valkey for those of the other."""
+    operator.producer.enqueue("x", queue="mail")
+    begun = [operator.begin(*words.split(), "--data-dir", "/nowhere") for words in ("list", "purge mail ready --yes")]
+    for outcome in (each() for each in begun):
+        assert (outcome.status, outcome.error) == (
+            0,
+            f"gateway: warning: --data-dir has no effect: valkey_url is set, and the Valkey is {Address(valkey_url)}\n",
+        )
 
 
 def test_more_jobs_than_one_page_are_shown(operator: Operator) -> None:

@@ -40,7 +40,6 @@ def operator(gateway: RunningGateway, shards: Cluster, dead: Node) -> Operator:
     operator = log_in(gateway)
     shards.kill(dead)
     noticed = f"127.0.0.1:{dead.port}".encode()
-    # Asked of the process alone: what asks all processes waits for Valkey, where the shard that is away has a key for that.
     wait_until(lambda: noticed in gateway.http("GET", "/health/ready", headers={"X-API-Key": API_KEY})[1], "the loss is noticed")
     return operator
 
@@ -65,3 +64,19 @@ def test_durable_readers_of_a_shard_that_is_away_hide_no_others(operator: Operat
     rows = operator.call("readers")["readers"]
     assert [row.get("error", "") for row in rows].count(f"no connection to Valkey at valkey://127.0.0.1:{dead.port}") == 1
     assert len(rows) == 3 and sum(row.get("lag", 0) for row in rows) == 2
+
+
+def test_processes_that_cannot_be_asked_are_not_waited_for(
+    operator: Operator, gateway: RunningGateway, shards: Cluster, dead: Node
+) -> None:
+    """Where the shard of their leases was away, the page of processes came after 10 s."""
+    shards.start(dead)
+    shards.wait_whole()
+    wait_until(lambda: b"impaired" not in gateway.http("GET", "/health/ready")[1], "its return is noticed")
+    lost = shards.owner(f"{gateway.prefix}:nodes")
+    shards.kill(lost)
+    fault = f"no connection to Valkey at valkey://127.0.0.1:{lost.port}"
+    wait_until(lambda: fault.encode() in gateway.http("GET", "/health/ready", headers={"X-API-Key": API_KEY})[1], "the loss is noticed")
+    found = operator.call("nodes")
+    assert (len(found["nodes"]), found["warning"]) == (1, f"the other processes cannot be asked: {fault}")
+    assert operator.refusal("log") == fault

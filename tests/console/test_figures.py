@@ -82,7 +82,7 @@ async def test_a_process_of_another_version_is_left_out_of_the_answers() -> None
     class Console:
         node = Node()
 
-        def require_valkey(self) -> None: ...
+        def require_others(self) -> None: ...
 
     caller = Caller(Console(), None)  # type: ignore[arg-type]
     assert await answers_of(caller, "nodes", dict[str, int]) == [{"a": 1}, {"a": 2}]

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from valkey import Valkey
 
-from gateway.config import Config
+from gateway.config import Alerts, Config
+from gateway.console.permitted import PermissionsRequest, permissions
 from gateway.console.readers import _instances
 from gateway.work import SyncQueue
 
@@ -192,6 +193,30 @@ async def test_a_permission_names_the_setting_that_decides_it(
     assert judged["allowed"] is allowed and by in judged["by"]
 
 
+@pytest.mark.parametrize(
+    "channel, act, by",
+    [
+        ("alerts", "subscribe", 'alerts.subscribe = "token": a client needs'),
+        ("alerts", "publish", 'publish = "nobody" in the gateway\'s own channel alerts, which no setting changes: no client may'),
+        ("alerts", "history", 'history = "subscriber" in the gateway\'s own channel alerts, which no setting changes: a client that'),
+        ("alerts", "presence", 'presence_for = "subscriber" in the gateway\'s own channel alerts, which no setting changes: a client that'),
+        (
+            "console:live",
+            "subscribe",
+            'subscribe = "nobody" in the gateway\'s own channel console:live, which no setting changes: no client',
+        ),
+        ("console:live", "presence", "presence = false in the gateway's own channel console:live, which no setting changes: nobody sees"),
+    ],
+)
+async def test_no_setting_is_named_that_cannot_be_set(channel: str, act: str, by: str) -> None:
+    """``alerts.publish`` and ``namespaces.console.subscribe`` were, which are errors in a configuration."""
+    config = Config(admin_keys=["k" * 16], alerts=Alerts(dead=1))
+    node = SimpleNamespace(config=config, rules=config.rules, personal_channels=lambda user: [])
+    asked = PermissionsRequest(user="u1", channel=channel)
+    judged = json.loads(await permissions(cast(Any, SimpleNamespace(node=node)), asked))
+    assert judged[act]["by"].startswith(by)
+
+
 async def test_an_inbox_is_subscribed_on_connecting_by_its_own_user(operator: Operator) -> None:
     for user, expected in (("u1", True), ("u2", False)):
         found = await call(operator, "permissions", user=user, channel="notifications:u1")
@@ -235,6 +260,7 @@ async def test_queues_are_shown_and_mended(operator: Operator, queue: SyncQueue,
     )
     assert await call(operator, "queue_purge", queue="mail", state="delayed", confirm="mail") == {"removed": 2, "left": 0}
     assert await call(operator, "queue_retry", queue="mail", ids=["none"]) == {"sent": 0, "refused": 1}
+    assert await call(operator, "queue_retry", queue="mail", skip=3) == {"sent": 0, "refused": 0, "skip": 3}
 
 
 @pytest.mark.parametrize("method", ["queue_retry", "queue_cancel", "queue_purge"])

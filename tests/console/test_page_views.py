@@ -324,6 +324,23 @@ def test_dead_letters_are_sent_again_and_removed_once_the_queues_name_is_typed(p
     assert town.mail.counts("ready") == [1]
 
 
+def test_all_dead_letters_are_sent_again_but_those_whose_key_another_job_has(page: Page, gateway: RunningGateway, own: OwnValkey) -> None:
+    """The oldest cannot be, and are as large as what one call of Valkey looks at."""
+    post = QueueFunctions(own, "post", gateway.prefix)
+    keys = [f"k{number}" for number in range(9)]
+    for key in keys:
+        post.call("enqueue", "send", f'"{"x" * 1_000_000}"', "key", key, "id", key)
+        post.work("fail", "w", key, post.take("w")[key], "why", "")
+        post.call("enqueue", "send", "1", "key", key, "delay", 3600)
+    post.call("enqueue", "send", "1", "id", "z")
+    post.work("fail", "w", "z", post.take("w")["z"], "why", "")
+    open_console(page, gateway, "#/queues/post?state=dead")
+    page.get_by_role("button", name="Send all again").click()
+    agree(page, "Send again")
+    expect(page.locator("#toast")).to_have_text("Send 10 dead letters of post again: done.")
+    assert (post.state("z"), post.counts("dead_letters")) == ("ready", [9])
+
+
 def test_what_is_agreed_to_is_carried_out_once_and_its_fault_is_seen_although_the_dialog_was_closed(
     page: Page, gateway: RunningGateway, town: Town
 ) -> None:

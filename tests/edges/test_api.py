@@ -300,9 +300,12 @@ def test_a_batch_in_sequence_publishes_in_order(gateway: RunningGateway, channel
     assert publish_many(gateway, channel, list(range(50))) == list(range(1, 51))
 
 
+@pytest.mark.parametrize("users", ["users", "us\\u0065rs"])
 @pytest.mark.parametrize("parallel", [False, True])
-def test_a_publication_does_not_overtake_those_to_several_before_it(gateway: RunningGateway, channel: str, parallel: bool) -> None:
-    """An unknown field has the batch answered by the application on either edge."""
+def test_a_publication_does_not_overtake_those_to_several_before_it(
+    gateway: RunningGateway, channel: str, parallel: bool, users: str
+) -> None:
+    """An unknown field has the batch answered by the application on either edge. The name of a field may be written with an escape."""
     inbox = f"notifications:{channel.partition(':')[2]}"
     commands = [
         {"broadcast": {"channels": [channel, channel], "data": 1}},
@@ -310,7 +313,8 @@ def test_a_publication_does_not_overtake_those_to_several_before_it(gateway: Run
         {"notify": {"users": [inbox.partition(":")[2]] * 2, "data": {"id": "3"}}},
         {"publish": {"channel": inbox, "data": 4}},
     ]
-    _, answer = call(gateway, "batch", {"commands": commands, "parallel": parallel, "unknown": 1})
+    body = json.dumps({"commands": commands, "parallel": parallel, "unknown": 1}).replace('"users"', f'"{users}"')
+    _, answer = call(gateway, "batch", body.encode())
     broadcast, published, notified, last = answer["replies"]
     assert [each["result"]["offset"] for each in broadcast["broadcast"]["responses"]] == [1, 2]
     assert published["publish"]["offset"] == 3

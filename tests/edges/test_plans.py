@@ -14,8 +14,8 @@ from gateway.config import Config
 from gateway.edges.api import plans
 from gateway.edges.api.methods import request_of
 from gateway.edges.api.plans import EACH_MOST, Call, end_of_run, plan
-from gateway.edges.api.publishing import publication_words
-from gateway.edges.api.requests import PublishRequest
+from gateway.edges.api.publishing import notification_words, publication_words
+from gateway.edges.api.requests import NotifyRequest, PublishRequest
 from gateway.errors import BadRequest
 from gateway.rules.json_text import NEVER_DEEP
 
@@ -54,6 +54,15 @@ def test_data_that_is_published_directly_is_what_the_application_would_publish(t
     made = plan(NODE, "publish", body)
     if made is not None:
         assert [call.words for call in made.calls] == [publication_words(NODE, request_of(PublishRequest, body))]
+
+
+def test_a_field_whose_name_is_written_with_an_escape_is_the_same_field() -> None:
+    body = b'{"us\\u0065r":"u","d\\u0061ta":{"\\u0069d":"n"},"idempotency\\u005fkey":"k"}'
+    made = plan(NODE, "notify", body)
+    assert made is not None
+    assert [(call.channel, call.words) for call in made.calls] == [
+        ("notifications:u", notification_words(NODE, request_of(NotifyRequest, body)))
+    ]
 
 
 def test_data_that_may_be_too_deep_or_is_not_ascii_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

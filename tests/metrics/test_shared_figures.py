@@ -59,6 +59,28 @@ async def test_queues_are_counted_the_first_by_name_and_the_others_together(
     assert figures.value("gateway_valkey_read", part="queues") == 1
 
 
+async def test_a_queue_keeps_its_figures_when_others_come_and_its_place_is_free_when_it_is_gone(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new name before its own moved it to the others, whose counters jumped by all that it had counted."""
+    monkeypatch.setattr(module, "NAMED_MOST", 2)
+
+    async def own() -> set[str]:
+        return (await read(history)).values("queue") - {"all others"}  # by another process each time
+
+    async with opened_history(valkey_url, prefix, Config()) as history, Queue(valkey_url, prefix=prefix) as queue:
+        for name in ("m", "n", "z"):
+            await queue.enqueue("x", {}, queue=name)
+        assert await own() == {"m", "n"}
+        await queue.enqueue("x", {}, queue="a")
+        assert await own() == {"m", "n"}
+        store.srem(f"{prefix}:queues", "m")
+        assert await own() == {"a", "n"}
+        assert set(store.smembers(history.layout.queues_shown)) == {b"a", b"n"}
+        store.set(history.layout.queues_shown, "no set")
+        assert await own() == {"a", "n"}, "the first by name"
+
+
 async def test_a_queue_that_another_program_broke_costs_its_own_figures_alone(valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
     async with opened_history(valkey_url, prefix, Config()) as history, Queue(valkey_url, prefix=prefix) as queue:
         for name in ("bad", "good"):

@@ -229,6 +229,17 @@ def test_the_image_runs_as_nobody_from_named_versions_and_has_no_secret() -> Non
     assert dict(words)["ENTRYPOINT"].startswith("[") and dict(words)["CMD"].startswith("["), "no shell is between Docker and the gateway"
 
 
+def test_what_restarts_a_container_asks_only_whether_it_lives() -> None:
+    """While Valkey is away it is not ready: it was replaced where unhealthy containers are, with which all of its clients were cut off."""
+    image = recipe("docker", Config(port=8080), PLACE)
+    [composed] = yaml.safe_load(recipe("compose", Config(), PLACE))["services"]["gateway"]["healthcheck"]["test"][-1:]
+    [probe] = re.findall(r'^HEALTHCHECK .*\\\n +CMD .*"(import [^"]*)"', image, re.MULTILINE)
+    assert "http://127.0.0.1:8080/health/live" in probe and "http://127.0.0.1:8000/health/live" in composed
+    probes = container(Config())
+    paths = {name: probes[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert paths == {"startupProbe": "/health/ready", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"}
+
+
 def test_the_folders_and_files_that_the_image_copies_are_those_of_a_wheel() -> None:
     top = Path(__file__).parent.parent.parent
     copied = re.findall(r"^COPY (?!--)(.+) \S+$", recipe("docker", Config(), PLACE), re.MULTILINE)

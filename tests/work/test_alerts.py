@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import valkey
 from gateway.config import Alerts as Settings
 from gateway.config import Config, Thresholds
 from gateway.store.history import History
+from gateway.work import alerts as alerts_module
 from gateway.work.alerts import Alerts
 from gateway.work.jobs import job_words
 from gateway.work.queues import Queues
@@ -129,6 +132,26 @@ async def test_a_gateway_that_is_killed_between_two_steps_costs_no_alert_and_dou
         await queues.purge("mail", "ready")
         await until(lambda: not store.hexists(history.layout.alerts, "mail ready"), "it is over")
         assert [(each["state"], each["since"]) for each in published()] == [("raised", 17), ("cleared", 17)]
+
+
+async def test_an_alert_that_is_over_and_begins_anew_is_published_though_a_gateway_was_killed_in_between(
+    history: History, queues: Queues, store: valkey.Valkey, published: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end was published, and the gateway killed before it removed the entry: subscribers took it for over for as long as it lasted."""
+    monkeypatch.setattr(alerts_module, "time", SimpleNamespace(time=count(1000).__next__))  # a second between two alerts
+    first = Alerts(Settings(ready=1), queues, history)
+    await queues.enqueue("mail", job_words("x", None))
+    await first._look()
+    await queues.purge("mail", "ready")
+    with monkeypatch.context() as patch:
+        patch.setattr(alerts_module.log, "info", lambda *words: asyncio.current_task().cancel())  # the step after it is published
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(first._look())
+    await queues.enqueue("mail", job_words("x", None))
+    for gateway in (Alerts(Settings(ready=1), queues, history), first):
+        await gateway._look()
+        assert [each["state"] for each in published()] == ["raised", "cleared", "raised"]
+    assert len({each["since"] for each in published()}) == 2 and store.hget(history.layout.alerts, "mail ready").endswith(b" 1")
 
 
 async def test_a_turn_that_lasts_for_a_day_since_valkeys_clock_was_set_back_holds_up_no_alert(

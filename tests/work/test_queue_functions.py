@@ -275,6 +275,17 @@ def test_what_ends_a_run_is_refused_the_second_time_and_after_the_job_was_sent_a
     assert queue.work("finish", "other", "j", new + 1, "") == [0]
 
 
+def test_a_run_that_is_over_does_not_end_the_next_one_though_the_counter_of_runs_was_deleted(queue: QueueFunctions) -> None:
+    """With the queue's own hash, whose key an operator may take for that of counters alone."""
+    queue.call("enqueue", *JOBS, "id", "j")
+    old = queue.take("w")["j"]
+    queue.own.ask("DEL", queue.key())
+    assert queue.work("fail", "w", "j", old, "why", 0) == b"retried"
+    new = queue.take("w")["j"]
+    assert queue.work("finish", "w", "j", old, "") == [0]
+    assert queue.work("finish", "w", "j", new, "") == [1] and queue.counts("taken", "finished") == [1, 1]
+
+
 def test_a_cancelled_run_ends_where_its_worker_vanished_without_a_lease(queue: QueueFunctions) -> None:
     queue.call("enqueue", *JOBS, "id", "j", "key", "k", "result_ttl", 60)
     queue.take("w")

@@ -228,7 +228,7 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
         audience = getattr(rules, act)
         if admits(audience, identity, channel, subscribed=subscribed, token=token):
             allowed.append(act)
-        elif audience != "subscriber" and not _is_of_alerts(config, channel):  # whose other rules nobody can set
+        elif audience != "subscriber" and config.setting_of(channel, act):
             diagnosis.add(_refusal(config, identity, channel, act, audience, Weight.NOTE))
     if allowed:
         diagnosis.fine[f"channel {channel}"] = f"user {identity.user!r} is admitted by {', '.join(allowed)}"
@@ -236,7 +236,10 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
 
 def _refusal(config: Config, identity: Identity, channel: str, act: str, audience: str, weight: Weight) -> Finding:
     sentence = f'channel {channel}: {_place(config, channel)}, {act} = "{audience}": {_reason(identity, channel, audience)}'
-    return Finding(weight, sentence, _opening(channel, config.setting_of(channel, act), audience))
+    setting = config.setting_of(channel, act)
+    return Finding(
+        weight, sentence, _opening(channel, setting, audience) if setting else "another name: no setting opens the gateway's own channels"
+    )
 
 
 def _reason(identity: Identity, channel: str, audience: str) -> str:
@@ -271,11 +274,7 @@ def _place(config: Config, channel: str) -> str:
     namespace, colon, _ = channel.partition(":")
     if colon:
         return f"namespace {namespace}"
-    return "the channel of alerts" if _is_of_alerts(config, channel) else "channels without a namespace"
-
-
-def _is_of_alerts(config: Config, channel: str) -> bool:
-    return channel == ALERTS and config.alerts.are_on
+    return "the channel of alerts" if channel == ALERTS and config.alerts.are_on else "channels without a namespace"
 
 
 def _namespaces_change(config: Config, namespace: str) -> str:

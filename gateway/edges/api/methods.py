@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from ...errors import BadRequest, NotAvailable
-from ...rules.json_text import decode_json, encode, is_json, mend_surrogates
+from ...rules.json_text import UNREADABLE, decode_json, encode, is_json, mend_surrogates
 from ...rules.notifications import NAMESPACE
 from ...rules.protocol import BEGINNING, history_result
 from ...session.node import Node
@@ -238,7 +238,18 @@ async def in_order(node: Node, commands: list[tuple[str, bytes]], *, parallel: b
 
 def _order(name: str, body: bytes) -> tuple[bool, bool]:
     """Whether a command publishes, and whether it does so to one channel: with several, each has a task, which later commands would overtake."""
-    return name in PUBLISHES, name == "publish" or (name == "notify" and b'"users"' not in body)
+    return name in PUBLISHES, name == "publish" or (name == "notify" and not _names_users(body))
+
+
+class _Users(msgspec.Struct):
+    users: msgspec.Raw = msgspec.Raw()
+
+
+def _names_users(body: bytes) -> bool:
+    try:
+        return bool(decode_json(body, _Users).users)  # by a decoder: the name may be written with an escape, and be in the data as well
+    except UNREADABLE:
+        return False  # it is refused, and publishes nothing
 
 
 BATCH = _method(_batch, BatchRequest, Nothing)  # its replies are not inside a ``result``

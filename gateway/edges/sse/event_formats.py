@@ -128,12 +128,13 @@ def gap_event(channel: str, position: Position, id: bytes) -> bytes:
     return event("gap", data, id)
 
 
-def refusal(code: int, message: str, channel: str = "") -> bytes:
-    """The event `refused`, after which the stream ends. ``channel``: the one whose subscription token is the cause.
+def refusal(code: int, message: str, channel: str = "", hint: str = "") -> bytes:
+    """The event `refused`, after which the stream ends. ``channel``: the one that is the cause; ``hint``: the cause, in a sentence for people.
 
     It has no id, so that the browser's last id stays.
     """
-    return retry(refused=True) + event("refused", about(b'"code":%d,"message":%b' % (code, encode(message)), channel))
+    fields = b'"code":%d,"message":%b' % (code, encode(message)) + (b',"hint":%b' % encode(hint) if hint not in ("", message) else b"")
+    return retry(refused=True) + event("refused", about(fields, channel))
 
 
 def about(fields: bytes, channel: str) -> bytes:

@@ -24,7 +24,7 @@
 --
 -- A job is in exactly one place: ready, delayed, parked (only in serial), taken and running, or dead. Each function moves it as one
 -- atomic act, so nothing is ever only in a process. A worker's lease covers all that it took. Each run of a job has a token, which no other run
--- of the queue has; the worker that ends the run names it, so that a worker whose lease was over cannot end another run (fencing).
+-- of it has; the worker that ends the run names it, so that a worker whose lease was over cannot end another run (fencing).
 --
 -- Another program may have written to these keys. A key of a wrong type raises WRONGTYPE, and nothing is lost: each function first reads
 -- every key that it needs, and removes an id from its list last. An entry that is the id of no job becomes a dead letter.

@@ -181,7 +181,8 @@ local function give(taking, round, id, head, job, run)
     taking.started = taking.started + 1
     taking.start_ms = taking.start_ms + math.max(0, taking.now - head.due)
   end
-  run.token, run.flags, run.worker = taking.token, string.gsub(run.flags, 'p', ''), taking.worker
+  -- After the job's last one also where the queue's hash was deleted, and the counter began anew: a run that is over must not end this one.
+  run.token, run.flags, run.worker = math.max(taking.token, run.token + 1), string.gsub(run.flags, 'p', ''), taking.worker
   if is_suspected(run) then taking.suspected = true end
   local n = #round.ids
   round.ids[n + 1] = id

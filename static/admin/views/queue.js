@@ -106,10 +106,17 @@ export class Queue extends View {
     );
   }
 
-  /** One call sends a thousand at most, and fewer where they are large. Those that fail again meanwhile are not sent a second time. */
+  /**
+   * One call sends a thousand at most, and fewer where they are large. Those whose key another job has stay, and are passed over; those that fail
+   * again meanwhile come after the oldest `most`, and are not sent a second time.
+   */
   async #sendAll(most) {
-    let sent = 1;
-    for (let left = most; left > 0 && sent; left -= sent) ({ sent } = await this.call("queue_retry", { queue: this.#queue }));
+    for (let left = most, skip = 0; left > 0; ) {
+      const found = await this.call("queue_retry", { queue: this.#queue, skip, most: Math.min(left, 1000) });
+      if (!found.sent && !found.refused) break;
+      left -= found.sent + found.refused;
+      skip = found.skip;
+    }
   }
 
   #cancel(id, name) {

@@ -130,6 +130,14 @@ async def test_the_channel_of_alerts_has_the_history_of_channels_without_a_names
     assert "the channel of alerts" in refused.sentence and 'alerts.subscribe = "anyone"' in refused.change
 
 
+async def test_no_setting_is_named_that_would_open_the_consoles_own_channel() -> None:
+    """namespaces.console is refused while there is a console."""
+    config = _config(admin_keys=["k" * 16])
+    (finding,) = (await _asked(config, token(), channel="console:live")).findings
+    assert 'channel console:live: namespace console, subscribe = "nobody"' in finding.sentence
+    assert finding.change == "another name: no setting opens the gateway's own channels"
+
+
 async def test_a_subscription_token_for_a_channel_without_a_namespace_is_refused() -> None:
     finding = (await _asked(_config(), ticket("caht:1"))).findings[0]
     assert "the subscription token for caht:1 is refused with 102 unknown channel" in finding.sentence
