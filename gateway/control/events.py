@@ -85,21 +85,21 @@ class LifecycleEvents:
     def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
         """A subscription began: ``record`` of where."""
         if self.on:
-            place = _place(subscription, Position(subscription.position.epoch, subscription.unbroken))
-            if place and subscription.recovered is not None:
-                place["recovered"] = int(subscription.recovered)
-            self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
+            fields = _position_fields(subscription, Position(subscription.position.epoch, subscription.unbroken))
+            if fields and subscription.recovered is not None:
+                fields["recovered"] = int(subscription.recovered)
+            self.record("subscribed", identity, client, channel=subscription.channel.name, **fields)
 
     def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool = False, gap: bool = False) -> None:
         """A subscription ended at that position, with its connection if that is ``closed``, or to go on after a ``gap``: ``record`` of what was
         written to its client."""
         if self.on:
-            place = _place(subscription, at)
-            if place:
+            fields = _position_fields(subscription, at)
+            if fields:
                 waiting = client.unconfirmed_bytes
-                place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
-                place |= ({"closed": 1} if closed else {}) | ({"gap": 1} if gap else {}) | ({"waiting": waiting} if waiting else {})
-            self.record("unsubscribed", client.identity, client.client, channel=subscription.channel.name, **place)
+                fields |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
+                fields |= ({"closed": 1} if closed else {}) | ({"gap": 1} if gap else {}) | ({"waiting": waiting} if waiting else {})
+            self.record("unsubscribed", client.identity, client.client, channel=subscription.channel.name, **fields)
 
     async def written(self, seconds: float) -> int:
         """Returns when those that were recorded until now are written, at the latest after so many seconds: how many are not."""
@@ -125,6 +125,6 @@ class LifecycleEvents:
                 self._written += 1
 
 
-def _place(subscription: Subscription, at: Position) -> dict[str, object]:
+def _position_fields(subscription: Subscription, at: Position) -> dict[str, object]:
     """Epoch and offset; nothing where the channel has no history, and so no positions."""
     return {"epoch": at.epoch, "offset": at.offset} if subscription.channel.has_history else {}

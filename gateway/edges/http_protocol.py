@@ -19,7 +19,7 @@ from ..runtime.turns import Turns
 from ..session.places import UNLIMITED, Places, Socket
 from .api.direct import DirectCall, DirectCalls
 from .http_bounds import BoundedHttp, address_of
-from .request import api_key_of, client_address, is_api_key, opens_metrics, places_of, socket_address
+from .request import api_key_of, client_address, is_api_key, opens_metrics, socket_address, turn_slots_of
 from .security_headers import secured
 from .websocket import WebSocketConnection
 
@@ -217,7 +217,7 @@ class HttpProtocol(BoundedHttp):
         WebSockets it refuses in their own way, since they ask for a place again.
         """
         path, _, query = self.url.partition(b"?")
-        if places_of(query):  # to parse it has to wait for a turn, which the application does: no key is looked for in it here
+        if turn_slots_of(query):  # to parse it has to wait for a turn, which the application does: no key is looked for in it here
             query = b""
         refusal = self._places.claim(self.place, self._counting_address())
         if refusal and path.startswith(API):

@@ -20,8 +20,8 @@ from ..origins import Origins
 
 __all__ = [
     *("NOT_LISTED", "NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
-    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_rebound", "is_trusted", "number_of", "opens_metrics", "places_of"),
-    *("preflight", "protocol_fields", "refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
+    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_rebound", "is_trusted", "number_of", "opens_metrics"),
+    *("preflight", "protocol_fields", "refused_origin", "socket_address", "subscription_tokens_of", "token_of", "turn_slots_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -37,7 +37,7 @@ ADDRESS_MOST = 64  # characters
 # Of X-Forwarded-For, those that are looked at, from the last on: each takes some 10 microseconds, and the client wrote most of a long one.
 HOPS_MOST = 16
 NUMBER_DIGITS = 9  # of a number in a query
-FIELDS_PER_PLACE = 50  # of a query, escapes too: parsing so many takes as long as what one place of a turn of the loop is for
+FIELDS_PER_SLOT = 50  # of a query, escapes too: parsing so many takes as long as the work that one slot of a turn of the loop is meant for
 _TOKEN_COOKIES = re.compile(r"(?:^|;)[ \t]*gateway_token[ \t]*=([^;]*)").findall
 _PROTOCOL_FIELDS = re.compile(r"(?:^|(?<=&))(?:format|cf_protocol|cf_ws_frame_ping_pong)=[a-z]{1,20}(?=&|$)").findall
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+").fullmatch  # an address as some proxies write it
@@ -89,9 +89,9 @@ def number_of(query: QueryParams, name: str, default: int) -> int:
     return int(text)
 
 
-def places_of(query: bytes) -> int:
-    """How many places of a turn of the loop it takes to parse a query; 0 for a short one, as nearly all are."""
-    return (query.count(b"&") + query.count(b"%")) // FIELDS_PER_PLACE
+def turn_slots_of(query: bytes) -> int:
+    """How many slots of a turn of the loop (``Turns``) it takes to parse a query; 0 for a short one, as nearly all are."""
+    return (query.count(b"&") + query.count(b"%")) // FIELDS_PER_SLOT
 
 
 def api_key_of(headers: Mapping[bytes, bytes], query: bytes) -> str:

@@ -88,8 +88,8 @@ class EmulatedSession(Protocol):
 class Admission:
     """The registry of a process's clients, and what they do in ``counts``. ``now`` is the clock, in seconds.
 
-    ``turns`` has the places of those whose messages are handled in one turn of the loop, ``resumptions`` of those whose commands go on after
-    they waited, and ``closings`` of those whose sockets are closed: thousands may send, be answered, and leave, at the same time.
+    Thousands of clients may send, be answered, and leave at the same time. So ``turns`` bounds how many clients' messages are handled in one turn of
+    the loop, ``resumptions`` how many clients go on with commands that waited, and ``closings`` how many sockets of clients that left are closed.
     """
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:

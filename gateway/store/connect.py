@@ -140,7 +140,7 @@ class Address:
         return bool(self.seeds)
 
     @property
-    def place(self) -> tuple[str, int]:
+    def host_and_port(self) -> tuple[str, int]:
         """Host and port of an address that has one of each, such as a node's."""
         ((host, port),) = hosts_of(self.url, 6379)
         return host, port
@@ -149,8 +149,8 @@ class Address:
         """A node of the cluster that this address names, or belongs to: with the same login, TLS and options."""
         parts = urlsplit(self.url)
         login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        node = Address(parts._replace(scheme=parts.scheme.removesuffix("+cluster"), netloc=login + place, path="").geturl())
+        host_and_port = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        node = Address(parts._replace(scheme=parts.scheme.removesuffix("+cluster"), netloc=login + host_and_port, path="").geturl())
         node.in_cluster = True
         return node
 

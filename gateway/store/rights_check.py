@@ -97,9 +97,9 @@ def _with_each_pattern(command: str, words: list[str], rights: Rights) -> Iterat
         yield _Trial(command, words, "")
 
 
-def _filled(words: list[str], place: str, pattern: str, name: str | None = None) -> list[str]:
+def _filled(words: list[str], placeholder: str, pattern: str, name: str | None = None) -> list[str]:
     name = name or example_of(pattern)
-    return [name if word == place else word for word in words]
+    return [name if word == placeholder else word for word in words]
 
 
 def example_of(pattern: str) -> str:

@@ -171,7 +171,7 @@ class Engine:
             self._end(run, Outcome("failed", reason=f"its serial key could not be made of its data: {type(error).__name__}: {error}"))
             return
         if serial is None:
-            self._place(handler, run)
+            self._start_or_wait(handler, run)
         else:
             self._parking += 1
             self._tasks.spawn(self._park(handler, run, serial))
@@ -182,13 +182,13 @@ class Engine:
         finally:
             self._parking -= 1
         if first and not self._stopping:
-            self._place(handler, run)
+            self._start_or_wait(handler, run)
             return
         if first:
             self._end(run, Outcome("given_back"))
         self._wake.set()
 
-    def _place(self, handler: Handler, run: Run) -> None:
+    def _start_or_wait(self, handler: Handler, run: Run) -> None:
         if handler.batch is not None:
             self._batches.add(handler, run)
         elif self._plan.concurrency - len(self._calls) - len(self._batches) > 0:

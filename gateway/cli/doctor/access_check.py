@@ -235,7 +235,7 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
 
 
 def _refusal(config: Config, identity: Identity, channel: str, act: str, audience: str, weight: Weight) -> Finding:
-    sentence = f'channel {channel}: {_place(config, channel)}, {act} = "{audience}": {_reason(identity, channel, audience)}'
+    sentence = f'channel {channel}: {_rules_title(config, channel)}, {act} = "{audience}": {_reason(identity, channel, audience)}'
     return Finding(weight, sentence, _opening(channel, config.setting_of(channel, act), audience))
 
 
@@ -266,7 +266,7 @@ def _opening(channel: str, setting: str, audience: str) -> str:
     return f'give the client a token with the claim "sub"; or {setting} = "anyone"'
 
 
-def _place(config: Config, channel: str) -> str:
+def _rules_title(config: Config, channel: str) -> str:
     """Which rules a channel has, in words."""
     namespace, colon, _ = channel.partition(":")
     if colon:

@@ -22,7 +22,7 @@ from ...rules.json_text import encode
 from ...rules.permissions import admits, may_subscribe, overridden
 from ...rules.recovery import NEVER_WAS, provable
 from ...session.client_counts import BY_SSE
-from ...session.dispatch import PLACE_COMMANDS
+from ...session.dispatch import SLOT_COMMANDS
 from ...session.node import Node
 from ..outlets import Buffered, Direct, output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
@@ -124,7 +124,7 @@ class EventStreams:
         node.admission.admit_request(identity.user, address)
         grants = await self._grants(names, asked.tickets, identity)
         starts = await self._starts(names, grants, identity, asked.last_id, asked.last)
-        await node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
+        await node.admission.turns.wait(1 + len(names) // SLOT_COMMANDS)  # thousands may open at once
         if node.revocations.covers(identity) or any(map(node.revocations.covers, grants.values())):
             raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
         reaches_back = bool(asked.last and not asked.last_id)
