@@ -20,7 +20,7 @@ from ...control.revocations import Revocations
 from ...errors import ClientError, ConfigurationError, Disconnect, TokenExpired
 from ...origins import origin_fault
 from ...rules.identity import Grant, Identity
-from ...rules.permissions import admits, may_subscribe, owner_of
+from ...rules.permissions import admits, may_subscribe, owner_of, reason_of
 from ...session.authentication import Authentication
 from .diagnosis import Diagnosis, Finding, Weight
 
@@ -235,23 +235,8 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
 
 
 def _refusal(config: Config, identity: Identity, channel: str, act: str, audience: str, weight: Weight) -> Finding:
-    sentence = f'channel {channel}: {_rules_title(config, channel)}, {act} = "{audience}": {_reason(identity, channel, audience)}'
+    sentence = f'channel {channel}: {_rules_title(config, channel)}, {act} = "{audience}": {reason_of(audience, identity, channel)}'
     return Finding(weight, sentence, _opening(channel, config.setting_of(channel, act), audience))
-
-
-def _reason(identity: Identity, channel: str, audience: str) -> str:
-    """Why the audience does not admit the client."""
-    if audience == "nobody":
-        return "no client may; the server API may"
-    if audience == "token":
-        return "needs a subscription token"
-    if audience == "owner" or "#" in channel:
-        return f"belongs to user {owner_of(channel)!r}, and the client is {_who(identity)}"
-    return f"needs a user, and the client is {_who(identity)}"
-
-
-def _who(identity: Identity) -> str:
-    return f"user {identity.user!r}" if identity.user else "anonymous"
 
 
 def _opening(channel: str, setting: str, audience: str) -> str:
