@@ -1,13 +1,26 @@
 """Lifecycle events: which client connected, subscribed, left, and why, in a stream that backends read by consumer group.
 
-``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
-``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
-are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
-publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
-connection, and ``waiting`` how many bytes its machine had not confirmed then. An event stream that goes on after a gap has both: the end before
-the gap, where ``gap`` is 1, and the beginning after it. It is off by default (``events = true``
-turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
-up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
+An entry of ``gw:events`` in Valkey has these fields:
+
+| field                                         | of                        | is                                                            |
+|-----------------------------------------------|---------------------------|---------------------------------------------------------------|
+| ``event``                                     | all                       | connected, disconnected, subscribed, unsubscribed             |
+| ``user``, ``client``, ``process``, ``ms``     | all                       | who, on which process, when (unix ms)                         |
+| ``code``, ``reason``                          | disconnected              | the close code and its text                                   |
+| ``channel``                                   | subscribed, unsubscribed  | the channel                                                   |
+| ``epoch``, ``offset``                         | the same, with history    | where the subscription began, or ended                        |
+| ``recovered``                                 | subscribed                | where a position was asked for: 1, or 0 after a gap           |
+| ``after``                                     | unsubscribed              | each publication after it, up to ``offset``, was written      |
+| ``filtered``                                  | unsubscribed              | 1: of these only the ones that the filter admitted            |
+| ``closed``                                    | unsubscribed              | 1: it ended with its connection                               |
+| ``waiting``                                   | unsubscribed              | bytes that the client's machine had not confirmed then        |
+| ``gap``                                       | unsubscribed              | 1: an event stream, which goes on after a gap: see below      |
+
+An event stream that goes on after a gap has two events: the end before the gap and the beginning after it.
+
+Events are off by default (``events = true`` turns them on). The stream is bounded by ``events_size``: the oldest entries are removed. Entries are
+gathered for a moment; while Valkey is away up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence
+is what is.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ __all__ = ["BoundedHttp", "address_of"]
 log = logging.getLogger("gateway.http")
 
 HEAD_BYTES = 64 * 1024
-HEADERS_MOST = 256  # with the trailers: each takes 100 bytes and half a microsecond, however short it is. nginx sends some 20 on
+HEADERS_MOST = 256  # with the trailers: each takes 100 bytes and half a microsecond, however short it is. A request that comes through nginx has some 20
 FIELDS_MOST = 1000  # of a query, with the escapes of the path, some 5 microseconds each; or FIELDS_PER_CHANNEL for each channel that a client may follow, if those are more
 FIELDS_PER_CHANNEL = 4
 CHUNKS_MOST = 1000  # of a body, and one more for each CHUNK_BYTES of it: each takes a microsecond

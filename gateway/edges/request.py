@@ -120,10 +120,11 @@ def opens_metrics(headers: Iterable[tuple[bytes, bytes]], query: bytes, config: 
 
 
 def is_foreign(headers: Mapping[str, str], config: Config) -> bool:
-    """Whether a page sent this request whose origin may not talk to this server. Header names are in lower case.
+    """Whether this request was sent by a page whose origin may not talk to this server. Header names are in lower case.
 
     A browser that sends no ``Origin`` (with an image, a script, a link) may report that another site's page made the request.
-    Where clients need no token, a page of any host may lead a browser on this machine here; on the machine of a proxy nobody browses.
+    Where clients need no token, a page may also have come here by DNS rebinding (``is_rebound``); not where a proxy is in front, on whose machine
+    nobody browses.
     """
     if config.insecure.clients and not config.trusted_proxies and is_rebound(headers, config):
         return True
@@ -140,9 +141,13 @@ def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
 
 
 def is_rebound(headers: Mapping[str, str], config: Config) -> bool:
-    """Whether a page of a host that this gateway was never called may have sent this request, although both have one name (DNS rebinding: the
-    page's host has let its name lead here). A gateway that no other machine reaches is called by an address, a name without a dot, or one of
-    ``localhost``; any other is an entry of ``allowed_origins``. A browser may leave ``Origin`` out where it reads from the page's own host."""
+    """Whether this request may be one of DNS rebinding: the owner of a page's host has made its name resolve to this machine, so that the browser takes
+    the gateway for the page's own host.
+
+    A gateway that only this machine reaches is called by an address, a name without a dot, or ``localhost`` and names below it. A request that calls it
+    otherwise is taken for rebinding, unless ``allowed_origins`` names that host. ``Origin`` shows nothing: a browser may leave it out where a page reads
+    from its own host.
+    """
     host = headers.get("host", "").lower()
     name = re.sub(r":[0-9]*$", "", host)
     if not config.listens_on_loopback or "." not in name or name.endswith(".localhost") or _is_address(name.strip("[]")):

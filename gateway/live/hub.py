@@ -224,7 +224,7 @@ class Hub:
             channel.acked = False
             channel.link_lost()
             self._mending.stop(channel)
-        self._mending.go_on()  # on a cluster, channels of other shards may wait for the places of these
+        self._mending.go_on()  # on a cluster, channels of other shards may have waited until these are no longer being mended
 
     # Housekeeping.
 

@@ -1,4 +1,4 @@
-"""The figures of this process, read from the plain numbers in its rooms."""
+"""The figures of this process, read from the plain numbers that its parts hold."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Admission:
         self.ending = False  # the process is going away: nothing ends the drain
         self.closing = False  # it is about to close all connections: an answer to a backend is the last of its connection
         self.clients: dict[Client, str] = {}  # each with the address that it came from
-        self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
+        self._own_places: dict[Client, Place] = {}  # of clients whose sockets have no place here, as those of another ASGI server
         self.places = Places(limits, now)
         self.counts = ClientCounts()
         self.turns = Turns(READ_AT_ONCE)

@@ -65,7 +65,7 @@ class Orders:
             _end_revoked(list(self._admission.clients), lambda token: token.token_id == message.token_id)
 
     async def reload(self) -> None:
-        """Valkey forgets messages before it forgets what was revoked. Raises StoreError."""
+        """Reads which tokens are revoked, which Valkey stores for longer than the messages that revoked them. Raises StoreError."""
         await self._revocations.load()
         there = self._admission.clients
         clients = list(there) if self._revocations else []
@@ -74,7 +74,7 @@ class Orders:
             await asyncio.sleep(0)
 
     async def start_over(self) -> None:
-        """Each client connects again, and has then what its token and the rules give it: no order is for a connection that was made after it."""
+        """Has each client connect again, and so get what its token and the rules give it: the orders that were missed are not for connections made later."""
         await send_away(self._admission, self._drain_seconds)
 
     def take_commands(self, session: str, commands: bytes) -> bool:

@@ -185,7 +185,7 @@ class Session(CommandingClient[ClientSubscription]):
     # What a service asks for.
 
     def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
-        """Subscribes it from the server's side. A subscription to the channel that is there already stays; one of that side has its info and end anew.
+        """Subscribes it from the server's side. A subscription to the channel that exists already stays; if it is server-side too, it gets the new info and expiry.
 
         A client that is still connecting finds the channel among its own in the reply to connect.
         """

@@ -79,8 +79,11 @@ class _Pool(Protocol):
 
 
 class _Sentinels(Sentinel):
-    """Asks first the Sentinel whose answer came last. One that is being asked is the last in the list until it answers: where its machine is gone, that
-    takes longer to notice than an attempt to connect lasts, and in valkey-py's order no attempt would ever come to the others."""
+    """Sentinels, of which the one that answered last is asked first.
+
+    While a Sentinel is asked, it is at the end of the list. Where its machine is gone, that takes longer to notice than an attempt to connect lasts: in
+    valkey-py's order each attempt would begin with it again, and none would come to the others.
+    """
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         sentinels: list[Any] = self.sentinels

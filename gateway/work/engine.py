@@ -60,7 +60,7 @@ class Engine:
         self._history = History(commands, layout)
         self._tasks = Tasks()
         self._wake = asyncio.Event()
-        self._threads = Threads(self._on_left_threads)
+        self._threads = Threads(self._on_abandoned_threads)
         self._processes = ProcessPool()
         self._stopping = False
         self._batches = Batches(self._start)
@@ -115,15 +115,15 @@ class Engine:
 
     def _room(self) -> int:
         """How many jobs may be taken. Threads whose jobs are over take no room, until they are as many as the jobs: at most twice as many run."""
-        left = max(0, self._threads.left - self._plan.concurrency)
-        return self._plan.concurrency - left - len(self._calls) - len(self._batches) - len(self._waiting) - self._parking
+        abandoned = max(0, self._threads.abandoned - self._plan.concurrency)
+        return self._plan.concurrency - abandoned - len(self._calls) - len(self._batches) - len(self._waiting) - self._parking
 
-    def _on_left_threads(self) -> None:
+    def _on_abandoned_threads(self) -> None:
         self._wake.set()
-        if self._threads.left > self._plan.concurrency:
+        if self._threads.abandoned > self._plan.concurrency:
             log.error(
                 "%d threads of handlers go on though their jobs are over, and nothing can end a thread: fewer jobs are taken until they end",
-                self._threads.left,
+                self._threads.abandoned,
             )
 
     def _choose(self) -> tuple[Intake, int] | None:

@@ -135,7 +135,7 @@ class ProcessPool:
         for child in list(self._all):
             self._end(child)
         for _ in range(int(END_SECONDS / 0.01)):
-            if not self._threads.left:
+            if not self._threads.abandoned:
                 return
             await asyncio.sleep(0.01)
 

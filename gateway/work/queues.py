@@ -67,8 +67,8 @@ class JobView(NamedTuple):
 
 
 class Overview(msgspec.Struct):
-    """The numbers of one queue at one moment. ``oldest_ms`` is how long the oldest job has been due that no worker has taken; those after it are
-    sums since the queue began.
+    """The numbers of one queue at one moment. ``oldest_ms`` is how long the oldest job has been due that no worker has taken; the fields after
+    it are sums since the queue began.
 
     The mean time to start is ``start_ms / started``, the mean time of a run ``finish_ms / finished``.
     """

@@ -205,7 +205,7 @@ async def test_joins_and_leaves_are_for_those_who_may_see_who_is_there(gateway: 
     client = await connected(gateway)
     client.send_commands({"id": 2, "subscribe": {"channel": channel, "join_leave": True}})
     assert "subscribe" in await client.answered(2)
-    assert client.session.subscriptions[channel].wants_moves is gets
+    assert client.session.subscriptions[channel].wants_joins_and_leaves is gets
 
 
 async def test_another_kind_of_subscription_is_not_taken_for_this_one(gateway: Gateway) -> None:

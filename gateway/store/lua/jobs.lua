@@ -171,7 +171,7 @@ local function wake(keys)
 end
 
 -- Puts a job where it waits: delayed until it is due, or ready. `first`: it is the next of its priority to be taken. Returns whether
--- workers that wait must know.
+-- workers that wait are to be woken.
 local function put(keys, id, priority, due, now, first)
   if due > now then
     redis.call('ZADD', keys[K.delayed], number(due), id)
