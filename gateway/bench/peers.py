@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .addressing import Addressing, CentrifugeProtocol, NchanPaths
-from .guardian import Charge
+from .guardian import GuardedServer
 from .measured_server import HISTORY_SIZE, PING_SECONDS, MeasuredServer, ServerProcess, free_port, private_folder, wait_until_it_listens
 
 __all__ = ["Peer", "PeerSettings", "find_peers"]
@@ -152,8 +152,8 @@ def _started(
     environment: dict[str, str] | None = None,
     valkey_url: str = "",
 ) -> MeasuredServer:
-    charge = Charge(command=command, folder=str(folder), cores=sorted(cores), environment=environment or {})
-    process = ServerProcess(charge)
+    server = GuardedServer(command=command, folder=str(folder), cores=sorted(cores), environment=environment or {})
+    process = ServerProcess(server)
     try:
         wait_until_it_listens(process, name, port)
         time.sleep(WORKERS_SECONDS)

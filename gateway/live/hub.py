@@ -131,7 +131,7 @@ class Hub:
         if subscription.state is State.LIVE and subscription.ephemerals_seen != subscription.channel.ephemerals:
             self._missed.on_missed_ephemeral(subscription.channel)
 
-    def leave(self, subscription: Subscription) -> None:
+    def end(self, subscription: Subscription) -> None:
         """Ends a subscription; ending it twice changes nothing."""
         if subscription.state is State.ENDED:
             return
@@ -234,7 +234,7 @@ class Hub:
         return self._reads + self._mending.reads
 
     @property
-    def channels(self) -> int:
+    def channel_count(self) -> int:
         """How many channels have subscriptions here."""
         return len(self._channels) - len(self._idle)
 

@@ -111,7 +111,7 @@ class Orders:
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),
-            "num_channels": self._hub.channels,
+            "num_channels": self._hub.channel_count,
             "num_subs": self._hub.subscriptions,
             "uptime": int(time.monotonic() - self._started),
             "process": {"cpu": time.process_time(), "rss": resident_bytes()},

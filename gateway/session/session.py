@@ -169,7 +169,7 @@ class Session(CommandingClient[ClientSubscription]):
         """Ends it without a message to the client. One that is still connecting does not find the channel in the reply to connect."""
         if self.subscriptions.get(subscription.channel.name) is subscription:
             del self.subscriptions[subscription.channel.name]
-        self.node.hub.leave(subscription)
+        self.node.hub.end(subscription)
         if self.answers is not None:
             self.answers.pop(subscription.channel.name, None)
             self._answer_connect_if_complete()
@@ -297,7 +297,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.node.wheel.remove(self)
         self.node.admission.forget(self, None if before is OPENED else self.identity.user)
         for subscription in list(self.subscriptions.values()):
-            self.node.hub.leave(subscription)
+            self.node.hub.end(subscription)
         self.subscriptions.clear()
         self.backlog = None
         self.reads = ()

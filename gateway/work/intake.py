@@ -194,8 +194,8 @@ class Intake:
                 run.end("lost")
         if not known:  # the queue may have been removed, and with it its name, and that this worker is to be announced to
             self.promise()
-        if not known or self._names.lack(self.queue):
-            self._tasks.spawn(self._names.name(self.queue))
+        if not known or self._names.needs_name(self.queue):
+            self._tasks.spawn(self._names.add_name(self.queue))
         # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
         if self._clock.is_noticed(await valkey_time(self._commands, self.channel), time()):
             self._trusted = time() + lease

@@ -153,15 +153,15 @@ class Queues:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)
         except StoreError as error:
             raise refusal(error) from None
-        if self.lack(queue):
-            await self.name(queue)
+        if self.needs_name(queue):
+            await self.add_name(queue)
         return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
 
-    def lack(self, queue: str) -> bool:
-        """Whether it is time to ``name`` the queue: it was not named yet, or so long ago that Valkey may have lost the name meanwhile."""
+    def needs_name(self, queue: str) -> bool:
+        """Whether it is time to ``add_name`` the queue: that was not done yet, or so long ago that Valkey may have lost the name meanwhile."""
         return time.monotonic() >= self._named.get(queue, 0.0)
 
-    async def name(self, queue: str) -> None:
+    async def add_name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
         now = time.monotonic()
         if now < self._naming_from:
