@@ -64,7 +64,7 @@ def open_queue(config: Config) -> Queue:
 
 
 async def warn_if_nobody_can_follow(config: Config, call: Callable[..., Awaitable[Any]], channel: str) -> None:
-    """A misspelled namespace publishes well, and nobody ever sees it."""
+    """Prints a warning where no client can follow the channel: to publish to a misspelled namespace succeeds, and nobody ever sees it."""
     namespace, colon, _ = channel.partition(":")
     rules = config.namespaces.get(namespace) if colon else config.channels
     doubt = ""

@@ -124,7 +124,7 @@ def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json:
 
 
 async def _warn_of_no_queue(queues: Queues, name: str) -> None:
-    """A misspelled queue looks as one in which nothing is."""
+    """Warns where there is no queue of this name: a misspelled queue looks like an empty one."""
     try:
         names = await queues.names()
     except StoreError:  # on a cluster they are in another shard than the queue, which may be away

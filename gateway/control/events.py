@@ -50,7 +50,7 @@ AT_ONCE = 200  # events that are written together, in one turn of the loop: abou
 
 
 class Client(Protocol):
-    """Whose events these are."""
+    """The client that an event is about."""
 
     identity: Identity
 
@@ -83,7 +83,7 @@ class LifecycleEvents:
         return len(self._waiting)
 
     def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
-        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
+        """Records an event of this moment; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
         if not self.on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
@@ -96,7 +96,7 @@ class LifecycleEvents:
         self._more.set()
 
     def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
-        """A subscription began: ``record`` of where."""
+        """Records that a subscription began, and where."""
         if self.on:
             fields = _position_fields(subscription, Position(subscription.position.epoch, subscription.unbroken))
             if fields and subscription.recovered is not None:
@@ -104,8 +104,8 @@ class LifecycleEvents:
             self.record("subscribed", identity, client, channel=subscription.channel.name, **fields)
 
     def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool = False, gap: bool = False) -> None:
-        """A subscription ended at that position, with its connection if that is ``closed``, or to go on after a ``gap``: ``record`` of what was
-        written to its client."""
+        """Records that a subscription ended at that position, and what was written to its client. ``closed``: its connection ended too; ``gap``: it goes
+        on after a gap."""
         if self.on:
             fields = _position_fields(subscription, at)
             if fields:

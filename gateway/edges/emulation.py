@@ -62,7 +62,7 @@ class EmulationWire:
         return b"%b%b%b" % (self._before, message, self._after)
 
     def part(self, text: bytes) -> bytes:
-        """As the transport takes it."""
+        """The text as the transport takes it: in a chunk of HTTP, where it is chunked."""
         return chunk(text) if self._chunked else text
 
 

@@ -294,7 +294,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._wheel.set(self, self._limits.due)
 
     def tick(self, now: float) -> float | None:
-        """From the wheel: ends the connection of a client that does not send or take what it should in time."""
+        """The wheel calls it: ends the connection of a client that does not send or take what it should in time."""
         match self._limits.over(now):
             case Wait.CLOSING:
                 self._cut_off("a closing connection was not read for %g s", time_limits.CLOSE_SECONDS)

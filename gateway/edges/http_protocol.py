@@ -28,7 +28,15 @@ __all__ = ["HttpProtocol"]
 log = logging.getLogger("gateway.http")
 
 API, METRICS = b"/api", b"/metrics"
-ANSWERED_ALWAYS = (API, b"/health/", METRICS, b"/admin/", b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
+ANSWERED_ALWAYS = (
+    API,
+    b"/health/",
+    METRICS,
+    b"/admin/",
+    b"/emulation",
+    b"/sse",
+    b"/connection/",
+)  # also where the socket has no place: one request of each such socket
 RETRY_SECONDS = 5  # after which a client that found no place may come again
 _TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -178,7 +186,7 @@ class HttpProtocol(BoundedHttp):
             self._await_next()
 
     def _await_next(self) -> None:
-        """As on_response_complete, but the wheel bounds how long the connection is idle: to set a timer for each request takes longer."""
+        """Does what uvicorn's on_response_complete does, but lets the wheel bound how long the connection is idle: a timer for each request would cost more."""
         self.server_state.total_requests += 1
         until = self.loop.time() + self.timeout_keep_alive
         self._limits.next_until(until)

@@ -229,7 +229,7 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
 
 
 def _without_port(hop: str) -> str:
-    """With its port, each connection of a client would have an address of its own."""
+    """An address that a proxy reports, without its port: with it, each connection of a client would count as another client."""
     found = _WITH_PORT(hop)
     return hop if found is None else found[1] or found[2]
 

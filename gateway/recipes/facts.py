@@ -218,7 +218,7 @@ def _for_systemd(text: str) -> str:
 
 
 def _in_quotes(path: str) -> str:
-    """As systemd takes a path with spaces."""
+    """A path as systemd takes it, which may have spaces."""
     return f'"{path}"' if " " in path else path
 
 

@@ -111,7 +111,7 @@ class OverrideRequest(_Request):
 
     @property
     def override(self) -> Override:
-        """As the rules take it."""
+        """The override as ``rules.permissions`` takes it."""
         return Override(*(None if given is None else given.value for given in astuple(self)))
 
 

@@ -144,7 +144,7 @@ def _run_several(
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Of the sockets by which workers ask each other, for this user alone; it is removed at the end."""
+    """A folder for the sockets by which workers ask each other. Only this user can enter it; it is removed at the end."""
     here = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=here if len(os.fsencode(here)) < FOLDER_BYTES else "/tmp") as folder:
         yield Path(folder)

@@ -71,7 +71,7 @@ class Client(Protocol):
         """Ends the subscriptions whose own tokens were revoked."""
 
     def renew(self, identity: Identity) -> None:
-        """The same user, with another expiry or info."""
+        """Replaces the identity: it is the same user, with another expiry or info."""
 
 
 class EmulatedSession(Protocol):
@@ -79,7 +79,7 @@ class EmulatedSession(Protocol):
 
     @property
     def client(self) -> Client | None:
-        """None before it began, and after it ended."""
+        """The session; None before it began, and after it ended."""
 
     def take(self, message: bytes) -> None:
         """Commands, one a line."""

@@ -57,7 +57,7 @@ class Orders:
             self._apply(client, message)
 
     def _carry_out_revocation(self, message: Revocation) -> None:
-        """In one turn of the loop, so that nothing that is published after it reaches those whose tokens were revoked."""
+        """Ends what the revoked tokens opened: all in one turn of the loop, so that nothing that is published later reaches those clients."""
         if message.user:
             _end_revoked(list(self._admission.users.get(message.user, ())), self._revocations.covers)
         if message.token_id and time.time() < message.until:
@@ -127,5 +127,5 @@ def _end_revoked(clients: Iterable[Client], revoked: Callable[[Identity | Grant]
 
 
 def _given(raw: msgspec.Raw) -> bytes | None:
-    """None for JSON null."""
+    """The JSON; None for null."""
     return None if bytes(raw) == b"null" else bytes(raw)

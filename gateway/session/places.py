@@ -144,7 +144,7 @@ class Places:
                 oldest.socket.abort()
 
     def _notice(self, refusal: str) -> None:
-        """One line a minute at most, however many sockets are refused."""
+        """Logs the refusal: one line a minute at most, however many sockets are refused."""
         now = self._now()
         if now >= self._notice_at:
             log.warning("sockets are refused: %s", refusal)

@@ -220,7 +220,7 @@ class Session(CommandingClient[ClientSubscription]):
             self.outlet.send(push("", "refresh", raw_object(expiry(identity.expires_at))))
 
     def replace_identity(self, identity: Identity) -> None:
-        """The same user, from now on with what another token says."""
+        """Replaces the identity: it is the same user, from now on with what another token says."""
         self.identity = identity
         for subscription in self.subscriptions.values():
             subscription.show()

@@ -49,7 +49,7 @@ class Continuity:
         return state != _boot()
 
     def note(self, *, stopped: bool) -> None:
-        """From now on the server runs, or is ``stopped``. A note that cannot be written is logged."""
+        """Writes that the server runs from now on, or is ``stopped``. A note that cannot be written is logged."""
         draft = self._note.with_name(f"{self._note.name}.new")
         try:
             with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:

@@ -122,7 +122,7 @@ class Link:
         self._closed = False
 
     def add_listener(self, listener: Listener) -> None:
-        """For all channels that have no listener of their own."""
+        """Adds a listener for all channels that have none of their own."""
         self._listeners.append(listener)
 
     def add_channel_listener(self, channel: bytes, listener: ChannelListener) -> None:

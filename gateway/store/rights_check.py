@@ -160,7 +160,7 @@ async def _try_all(asked: _Asked, rights: Rights) -> Lack:
 
 
 async def _try_by_function(asked: _Asked, trials: list[_Trial]) -> list[str] | None:
-    """None where Valkey lacks the function that tries them."""
+    """The words that the user lacks; None where Valkey lacks the function that tries them."""
     answers = await asked.ask("FCALL", "gateway_may", "0", *(msgspec.json.encode(trial.words).decode() for trial in trials))
     if isinstance(answers, str):
         return ["+fcall"] if lacking(answers) else None

@@ -78,7 +78,7 @@ class Bridges:
 
     @property
     def statistics(self) -> dict[str, BridgeStatistics]:
-        """By the bridges' names."""
+        """What each bridge did, by its name."""
         return {bridge.title: bridge.statistics() for bridge in self._bridges}
 
     async def start(self) -> None:

@@ -38,7 +38,7 @@ class Retry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NoJson:
-    """In place of a result that a handler in a process returned, and that is no JSON; ``reason`` is why it could not be sent."""
+    """Stands for a result that a handler in a process returned and that is no JSON; ``reason`` is why it could not be sent."""
 
     reason: str
 

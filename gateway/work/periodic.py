@@ -133,7 +133,7 @@ class Scheduler:
             await asyncio.sleep(min(left, LOOK_SECONDS))
 
     async def _now(self, key: bytes) -> datetime:
-        """By the clock of the shard that holds the queue."""
+        """The time, by the clock of the shard that holds the queue."""
         return datetime.fromtimestamp(await valkey_time(self._commands, key), tz=UTC)
 
     async def _enqueue(self, schedule: Schedule, tick: datetime) -> None:

@@ -85,7 +85,7 @@ class _Child:
 
 
 class ProcessPool:
-    """As many processes as jobs run at once; each is used again. ``close`` ends them."""
+    """Processes for handlers, as many as jobs run at once; each is used again. ``close`` ends them."""
 
     def __init__(self) -> None:
         self._threads = Threads(lambda: None)  # where a job is cancelled, its process is killed, and the thread ends

@@ -245,7 +245,7 @@ class Queues:
 
 
 def view_of(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
-    """A job of the words that gateway_job and gateway_jobs answer."""
+    """The job in the words that gateway_job and gateway_jobs answer."""
     return JobView(id.decode(errors="replace"), state, _whole(ms), read_job(job), _read_failures(failures), result)
 
 

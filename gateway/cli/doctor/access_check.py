@@ -86,7 +86,7 @@ async def _check_connection_token(config: Config, authentication: Authentication
 
 
 def _check_own_channels(config: Config, identity: Identity) -> None:
-    """As connecting does. Raises Disconnect for too many channels, ClientError for one that cannot be."""
+    """Checks the token's channels as connecting does. Raises Disconnect for too many channels, ClientError for one that cannot be."""
     most = config.limits.channels_per_client
     if len(identity.channels) > most:
         raise Disconnect(3505, f"the token names {len(identity.channels)} channels; limits.channels_per_client is {most}")

@@ -102,7 +102,7 @@ async def _check_valkey_and_access(config: Config, asked: Asked, diagnosis: Diag
 
 
 async def _connected(config: Config) -> Commands | None:
-    """None where Valkey cannot be reached, a fault that the check of the settings reports."""
+    """Commands for Valkey; None where it cannot be reached, a fault that the check of the settings reports."""
     try:
         commands = make_commands(Address(configured_url(config)))
         await commands.start()
@@ -143,7 +143,7 @@ async def _check_the_way(config: Config, question: Question, diagnosis: Diagnosi
 
 
 def _token_for_probes(config: Config, asked: Asked) -> str:
-    """Of nobody, where the secret to make one is here: it subscribes to nothing. Else the connection token that was given, if any."""
+    """A token of an anonymous client, which subscribes to nothing, if the secret to make one is here; else the connection token that was given, if any."""
     tokens = config.tokens
     if tokens.hmac_secret:
         return mint(tokens.hmac_secret, seconds=PROBE_SECONDS, audience=tokens.audience, issuer=tokens.issuer)

@@ -182,7 +182,7 @@ async def follow_websocket(target: Target, origin: str, command: bytes, seconds:
 
 
 async def _read_websocket(connection: ClientConnection, command: bytes, began: float, flow: Flow) -> None:
-    """Until the first ping. Raises ConnectionClosed."""
+    """Reads the connection until the first ping. Raises ConnectionClosed."""
     await connection.send(command.decode())
     while True:
         message = await connection.recv(decode=False)
@@ -223,7 +223,7 @@ async def follow_stream(target: Target, command: bytes, seconds: float) -> Flow:
 
 
 def _stream_request(target: Target, command: bytes) -> bytes:
-    """As a browser sends it, with the leave to compress the answer: a proxy that does so may hold events back."""
+    """The request of a stream as a browser sends it. It allows a compressed answer: a proxy that compresses may hold events back."""
     head = (
         f"POST {target.prefix}{EVENTS} HTTP/1.1\r\nHost: {target.authority}\r\nContent-Type: application/json\r\n"
         f"Accept: text/event-stream\r\nAccept-Encoding: gzip\r\nContent-Length: {len(command)}\r\n\r\n"
@@ -261,7 +261,7 @@ class _StreamResponse:
 
 
 async def _read_stream(reader: asyncio.StreamReader, began: float, flow: Flow) -> None:
-    """Until the first ping, or the end of the stream. Raises HTTPException."""
+    """Reads the stream until the first ping, or its end. Raises HTTPException."""
     response = _StreamResponse()
     while not response.is_complete and (part := await reader.read(BODY_BYTES)):
         response.feed(part)

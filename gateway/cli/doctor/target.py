@@ -35,7 +35,7 @@ class Target(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As a browser writes it into ``Host``: without the port that the scheme has anyway."""
+        """Host and port as a browser writes them into ``Host``: without the port that is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.by_tls else 80) else f"{host}:{self.port}"
 

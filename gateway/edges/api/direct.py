@@ -219,7 +219,7 @@ class DirectCall:
         return self
 
     def clear(self) -> None:
-        """Of an event."""
+        """Does nothing: it is there because uvicorn's protocol clears an event here."""
 
     def set(self) -> None:
         """Something happened: a part of the body came, or its end, or the connection is lost."""
@@ -299,7 +299,7 @@ class _Answer(msgspec.Struct, eq=False):
     number: int
 
     def done(self) -> bool:
-        """What was accepted is published, even if the client has gone."""
+        """Never: what was accepted is published, even if the client has gone."""
         return False
 
     def set_result(self, result: Any, /) -> None:
