@@ -245,7 +245,7 @@ class HttpProtocol(BoundedHttp):
 
     def handle_websocket_upgrade(self) -> None:
         if self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
-            log.info("a WebSocket handshake after a request whose answer is not complete, and would come between the frames: closed")
+            log.info("a WebSocket handshake came before an earlier request was answered, and that answer would come between the frames: closed")
             self._refuse(_TOO_EARLY)
             return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
@@ -273,7 +273,7 @@ class HttpProtocol(BoundedHttp):
             self._served.response_complete = True  # without it, uvicorn closes the connection when the request's coroutine returns
         self.pipeline.clear()
         if self.flow.write_paused:
-            log.info("a stream after answers that are not read: closed")
+            log.info("a request for a stream came from a client that does not read earlier answers: closed")
             self.transport.abort()  # the new protocol would never learn that its socket is full
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
         self.parser = self.cycle = self._served = self._direct = None  # type: ignore[assignment]  # uvicorn's types allow None at first only

@@ -265,7 +265,7 @@ class Engine:
                 while any(intake.held for intake in self._intakes.values()):
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            log.warning("valkey did not acknowledge the end of some jobs: others do them again when the lease is over")
+            log.warning("valkey did not acknowledge the end of some jobs: other workers run them again when this worker's lease is over")
 
 
 def _serial_key(made: object) -> bytes | None:

@@ -285,8 +285,8 @@ class Intake:
                 self._release(run)
         refused = [run.id for (run, _), answer in zip(finished, answers or (), strict=False) if not answer]
         if refused:
-            log.warning("queue %s: the lease of this worker was over when jobs were done (%d of them, as %s): others do them again,"
-                        " unless the answer that they ended was lost with a connection", self.queue, len(refused), refused[0])  # fmt: skip
+            log.warning("queue %s: the lease of this worker was over when jobs were done (%d; the first is %s): other workers run them again, unless"
+                        " Valkey has recorded their ends before, and that answer was lost", self.queue, len(refused), refused[0])  # fmt: skip
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         try:

@@ -98,7 +98,7 @@ class Overview(msgspec.Struct):
 
 
 def log_unnamed(queue: str, error: StoreError) -> None:
-    log.warning("queue %s works, but is not among the names of queues, which Valkey refuses to change: %s", queue, error)
+    log.warning("queue %s works, but lists of queues do not show it, since Valkey refuses to add its name: %s", queue, error)
 
 
 def enqueue_span(queue: str, words: list[Word]) -> AbstractContextManager[None]:
