@@ -245,7 +245,9 @@ class HttpProtocol(BoundedHttp):
 
     def handle_websocket_upgrade(self) -> None:
         if self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
-            log.info("a WebSocket handshake came before an earlier request was answered, and that answer would come between the frames: closed")
+            log.info(
+                "a WebSocket handshake came before an earlier request was answered, and that answer would come between the frames: closed"
+            )
             self._refuse(_TOO_EARLY)
             return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
