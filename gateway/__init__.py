@@ -7,14 +7,14 @@ The packages, in the order in which they may import: a module imports from packa
 
 | packages                  | hold                                                                       |
 |---------------------------|----------------------------------------------------------------------------|
-| errors                    | words: what goes wrong, and whose fault it is                              |
-| origins                   | words: which pages of browsers may talk to the gateway                     |
-| environment               | words: which environment variables are meant for the gateway               |
-| publication               | words: a position in a channel, a publication                              |
-| bridging                  | words: what is bridged from other programs' channels, Lists and Streams    |
-| channel_rules             | words: the settings of a namespace, and which channels are the gateway's own |
-| config_faults             | words: what is wrong with a setting, in a sentence                         |
-| config                    | words: every setting                                                       |
+| errors                    | vocabulary: what goes wrong, and whose fault it is                              |
+| origins                   | vocabulary: which pages of browsers may talk to the gateway                     |
+| environment               | vocabulary: which environment variables are meant for the gateway               |
+| publication               | vocabulary: a position in a channel, a publication                              |
+| bridging                  | vocabulary: what is bridged from other programs' channels, Lists and Streams    |
+| channel_rules             | vocabulary: the settings of a namespace, and which channels are the gateway's own |
+| config_faults             | vocabulary: what is wrong with a setting, in a sentence                         |
+| config                    | vocabulary: every setting                                                       |
 | runtime                   | what asyncio does not have: held tasks, the timer wheel, waiting and retrying |
 | rules                     | pure, no I/O, no clock: protocol, recovery, permissions, filters, deltas   |
 | store auth                | Valkey; tokens and keys                                                    |
@@ -25,7 +25,7 @@ The packages, in the order in which they may import: a module imports from packa
 | session                   | one client                                                                 |
 | edges                     | WebSocket, server-sent events, HTTP                                        |
 | documentation             | the pages of static/docs as a site, with a search                          |
-| metrics                   | the figures of all rooms and workers, for Prometheus                       |
+| metrics                   | the figures of all parts and worker processes, for Prometheus              |
 | console                   | what operators see and do with a browser                                   |
 | app                       | wiring: from a configuration to an ASGI application                        |
 | serve                     | uvicorn, worker processes, drain                                           |

@@ -42,7 +42,7 @@ from .metrics.metrics_path import metrics
 from .metrics.metrics_port import metrics_port
 from .metrics.process_figures import Measured
 from .metrics.scrape import Scrape
-from .metrics.siblings import ALONE, WorkerPlace
+from .metrics.siblings import ALONE, WorkerGroup
 from .rpc.calls import Calls
 from .rpc.methods import built_in
 from .runtime import tracing
@@ -275,12 +275,12 @@ def create_app(
     valkey_url: str = "",
     guests: Sequence[Guest] = (),
     *,
-    place: WorkerPlace = ALONE,
+    group: WorkerGroup = ALONE,
     metrics_listener: socket.socket | None = None,
 ) -> Application:
     """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use.
 
-    ``place`` is that of this process among the workers of a group; on ``metrics_listener`` it answers scrapes without a key.
+    ``group`` is that of the worker processes to which this one belongs; on ``metrics_listener`` it answers scrapes without a key.
     """
 
     @contextlib.asynccontextmanager
@@ -294,7 +294,7 @@ def create_app(
                 gateway = state.gateway = Gateway(config, valkey_url or config.valkey_url)
                 await gateway.start()
                 stack.push_async_callback(gateway.stop)
-                scrape = state.scrape = Scrape(gateway.measured, place)
+                scrape = state.scrape = Scrape(gateway.measured, group)
                 await stack.enter_async_context(scrape.answering())
                 await stack.enter_async_context(metrics_port(metrics_listener, scrape))
                 for guest in guests:

@@ -91,7 +91,7 @@ class Telemetry(Section):
 
 
 class Thresholds(Section):
-    """From which number on a work queue raises an alert: ready jobs, the age of the oldest of them, dead letters. 0 is "never"."""
+    """The numbers from which on a work queue raises an alert: of ready jobs, of seconds that the oldest of them is due, of dead letters. 0 is "never"."""
 
     ready: int = Field(0, ge=0)
     oldest_seconds: float = Field(0, ge=0)
@@ -196,7 +196,7 @@ class Config(BaseSettings):
     @field_validator("api_keys", "metrics_key")
     @classmethod
     def _sendable(cls, value: list[str] | str) -> list[str] | str:
-        """Without the white space around a key, as the end of the line of the file that it is from: no request can send that."""
+        """The keys without white space around them, which no request can send: a key that was read from a file may end with a line break."""
         if isinstance(value, str):
             return value.strip()
         return [key for key in map(str.strip, value) if key]

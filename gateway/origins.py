@@ -78,6 +78,6 @@ def _expression(pattern: str) -> str:
 
 
 def _plain(origin: str) -> str:
-    """In lower case, without the port that its scheme has anyway; "" for one that is too long to be one."""
+    """The origin in lower case, without the port that is its scheme's default; "" for a text that is too long to be one."""
     origin = origin.lower() if len(origin) <= ORIGIN_MOST else ""
     return origin.removesuffix(f":{DEFAULT_PORTS.get(origin.partition(':')[0], '-')}")

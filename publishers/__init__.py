@@ -22,7 +22,8 @@
     checks                         what publishers are given, checked before anything is sent
     faults                         the errors of posts, reviews, reactions and orders, and the checks of their arguments
 
-It imports the words, ``runtime``, ``rules`` and ``store`` of ``gateway``, the producer's side of ``work``, and nothing else of it (``tests/test_rooms.py``).
+Of ``gateway`` it imports the vocabulary (``errors`` to ``config``), ``runtime``, ``rules``, ``store`` and the producer's side of ``work``, and
+nothing else (``tests/test_rooms.py``).
 """
 
 from .publisher import Publisher, SyncPublisher

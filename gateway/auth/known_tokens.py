@@ -22,7 +22,7 @@ class KnownTokens:
     It is safe to skip a signature that was verified, because only the same bytes find the entry: it is under a digest of the whole token,
     without any part of the token itself. So nobody finds an entry who does not have a token that is good already, and how long the search takes
     depends on no secret and on no part of a guess. What may change is looked at each time: here the token's time, since a clock may go back too,
-    by the caller whether it was revoked. ``clear`` it when the keys change. Tokens that are refused take no place.
+    by the caller whether it was revoked. ``clear`` it when the keys change. Tokens that are refused are not stored.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -93,5 +93,5 @@ def signer(signed: bytes, signature: bytes, algorithm: str, keys: Iterable[Key])
 
 @lru_cache(SECRETS_MOST)
 def _authenticator(secret: str, hash: str) -> HMAC:
-    """Of no message yet: it takes longer to prepare one than to authenticate a token."""
+    """An HMAC with this secret, of no message yet: to prepare one takes longer than to authenticate a token with it."""
     return HMAC(secret.encode(), digestmod=hash)

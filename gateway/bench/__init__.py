@@ -5,7 +5,7 @@ What measures:
 bench_run        one run: servers, load clients, parts, the report
 parts            what is measured: each part is a module's generator
 stage            what a part works with: a server, the load clients, how much is to be measured
-findings         collects what the parts measure, and takes the middle of the runs
+findings         collects what the parts measure, and takes the median of the runs
 measured_server  the gateway as a process of its own, with its Valkey; guardian: ends it with the bench; prefix_removal: its keys, too
 peers            nchan and Centrifugo, where they are installed
 addressing       what clients and publishers send to each of them; server_api: a call of its own

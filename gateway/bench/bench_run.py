@@ -20,7 +20,7 @@ from .load_clients import LoadClients, load_clients
 from .machine_facts import machine, usable_cores
 from .measured_server import MeasuredServer, free_port, start_gateway
 from .parts import PARTS, Measuring
-from .peers import Place, find_peers
+from .peers import PeerSettings, find_peers
 from .process_usage import MEASURED
 from .report import Report
 from .stage import RUNS, Effort, Runs, Stage
@@ -140,8 +140,8 @@ def _servers(plan: Plan, cores: _Cores, findings: Findings, descriptors: int, pr
     try:
         started[0].place_valkey(cores.others)
         if plan.peers:
-            place = Place(plan.url or f"valkey://127.0.0.1:{port}", started[0].prefix, descriptors)
-            peers, missing = find_peers(plan.centrifugo, place)
+            settings = PeerSettings(plan.url or f"valkey://127.0.0.1:{port}", started[0].prefix, descriptors)
+            peers, missing = find_peers(plan.centrifugo, settings)
             for sentence in missing:
                 findings.remark(sentence)
             for peer in peers:

@@ -1,4 +1,4 @@
-"""Collects what the parts of a run measure, and makes the figures and lines of the report of it: the middle one of all runs."""
+"""Collects what the parts of a run measure, and makes the figures and lines of its report: the medians of all runs."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class Findings:
         better: Literal["less", "more"] = "less",
         load_client: float | None = None,
     ) -> None:
-        """What one run found. The figure is the middle one of its runs, its ``load_client`` the largest."""
+        """What one run found. The figure is the median of its runs, its ``load_client`` the largest."""
         figure = self._figures.setdefault((part, name, subject), _Figure(unit, better, [], []))
         figure.runs.append(_rounded(value))
         if load_client is not None:
             figure.shares.append(round(load_client, 2))
 
     def point(self, chart: Chart, subject: str, label: str, x: float, y: float) -> None:
-        """A point of a line, the middle one of the runs that measure it."""
+        """A point of a line, the median of the runs that measure it."""
         self._points.setdefault((chart, subject, label), {}).setdefault(x, []).append(_rounded(y))
 
     def line(self, chart: Chart, subject: str, label: str, points: list[tuple[float, float]], weight: float) -> None:
-        """A whole line; of those of all runs the one of the middle ``weight`` is drawn."""
+        """A whole line; of the lines of all runs, that with the median ``weight`` is drawn."""
         self._lines.setdefault((chart, subject, label), []).append((weight, points))
 
     def deliveries(self, part: Part, subject: str, wanted: int, missing: int) -> None:

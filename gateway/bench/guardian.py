@@ -1,6 +1,6 @@
 """``python -m gateway.bench.guardian``: runs one measured server as long as the bench lives.
 
-The bench holds the other end of its standard input, and writes a line, a Charge, into it. When that input ends, because the bench is
+The bench holds the other end of its standard input, and writes a line, a GuardedServer, into it. When that input ends, because the bench is
 done, was interrupted or was killed, the guardian ends the server and removes what it leaves: its folder, and its keys in the user's Valkey.
 """
 
@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import GatewayError
 
-__all__ = ["DATA", "LOG", "Charge"]
+__all__ = ["DATA", "LOG", "GuardedServer"]
 
 LOG, DATA = "log", "data"  # in the server's folder
 LOOK_SECONDS = 0.2
@@ -28,7 +28,7 @@ STOP_SECONDS = 20.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Charge(msgspec.Struct, frozen=True, kw_only=True):
+class GuardedServer(msgspec.Struct, frozen=True, kw_only=True):
     """The server: its ``command``, the ``cores`` it runs on (none: any), its ``folder``, which is removed, and ``environment``.
 
     ``url`` is a Valkey that is not its own, "" for none; all keys of ``prefix`` are removed there.
@@ -46,17 +46,17 @@ def main() -> None:
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # the bench decides
     if line := sys.stdin.buffer.readline():
-        _guard(msgspec.json.decode(line, type=Charge))
+        _guard(msgspec.json.decode(line, type=GuardedServer))
 
 
-def _guard(charge: Charge) -> None:
-    folder = Path(charge.folder)
+def _guard(server: GuardedServer) -> None:
+    folder = Path(server.folder)
     try:
         try:
             with (folder / LOG).open("ab") as log:
-                process = _start(charge, log.fileno())
+                process = _start(server, log.fileno())
         except OSError as error:  # as where the file is no program of this machine
-            print(f"{charge.command[0]} cannot be started: {error.strerror}", flush=True)
+            print(f"{server.command[0]} cannot be started: {error.strerror}", flush=True)
             return
         while process.poll() is None and not _bench_ended():
             pass
@@ -66,20 +66,20 @@ def _guard(charge: Charge) -> None:
         _end(process)
         if process.returncode < 0:
             _end_valkey(folder / DATA)
-        if charge.url:
-            _remove_keys(charge)
+        if server.url:
+            _remove_keys(server)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(charge: Charge, log: int) -> subprocess.Popen[bytes]:
-    if charge.cores:
-        os.sched_setaffinity(0, charge.cores)  # the server inherits it
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")} | charge.environment
+def _start(server: GuardedServer, log: int) -> subprocess.Popen[bytes]:
+    if server.cores:
+        os.sched_setaffinity(0, server.cores)  # the server inherits it
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")} | server.environment
     for number in ENDING:
         signal.signal(number, signal.SIG_DFL)  # what is ignored, a server would inherit
     try:
-        return subprocess.Popen(charge.command, stdin=subprocess.DEVNULL, stderr=log, env=environment)
+        return subprocess.Popen(server.command, stdin=subprocess.DEVNULL, stderr=log, env=environment)
     finally:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
@@ -116,13 +116,13 @@ def _end_valkey(data: Path) -> None:
         server.stop()
 
 
-def _remove_keys(charge: Charge) -> None:
+def _remove_keys(server: GuardedServer) -> None:
     from .prefix_removal import remove_prefix
 
     try:
-        asyncio.run(remove_prefix(charge.url, charge.prefix))
+        asyncio.run(remove_prefix(server.url, server.prefix))
     except GatewayError as error:
-        print(f"gateway: what begins with {charge.prefix} could not be removed from Valkey: {error}", file=sys.stderr)
+        print(f"gateway: what begins with {server.prefix} could not be removed from Valkey: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ..store.access import make_commands
 from ..store.connect import Address
 from ..store.embedded import socket_path
 from .addressing import Addressing, CentrifugeProtocol
-from .guardian import DATA, Charge
+from .guardian import DATA, GuardedServer
 from .process_usage import cpu_seconds, descendants, move, resident
 
 __all__ = [
@@ -86,12 +86,12 @@ def private_folder() -> Path:
 class ServerProcess:
     """The guardian of a server, and the server's own processes."""
 
-    def __init__(self, charge: Charge) -> None:
-        self.folder = Path(charge.folder)
+    def __init__(self, server: GuardedServer) -> None:
+        self.folder = Path(server.folder)
         command = [sys.executable, "-m", "gateway.bench.guardian"]
         self._guardian = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self._guardian.stdin is not None and self._guardian.stdout is not None
-        self._guardian.stdin.write(msgspec.json.encode(charge) + b"\n")
+        self._guardian.stdin.write(msgspec.json.encode(server) + b"\n")
         self._guardian.stdin.flush()
         self._output = self._guardian.stdout
 
@@ -202,7 +202,7 @@ def start_gateway(workers: int, url: str, cores: set[int], *, valkey_port: int =
     quoted = {name: json.dumps(text) for name, text in texts.items()}
     file.write_text(CONFIGURATION.format(workers=workers, history=HISTORY_SIZE, ping=PING_SECONDS, valkey_port=valkey_port, **quoted))
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file)]
-    process = ServerProcess(Charge(command=command, folder=str(folder), cores=sorted(cores), url=url, prefix=prefix))
+    process = ServerProcess(GuardedServer(command=command, folder=str(folder), cores=sorted(cores), url=url, prefix=prefix))
     try:
         line = process.line(START_SECONDS)
         if " is ready at " not in line:

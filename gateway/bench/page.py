@@ -166,7 +166,7 @@ def _figures(report: Report, other: Report | None) -> Markup:
     bodies = [_part(part, rows, servers, len(heads), busy=busy, compared=other is not None) for part, rows in parts.items()]
     table = element("table", head, *bodies, class_="figures")
     note = element(
-        "p", "Less is better where nothing else is said. Runs: the least and the most of them; the figure is the middle one.", class_="soft"
+        "p", "Less is better where nothing else is said. Runs: the least and the most of them; the figure is their median.", class_="soft"
     )
     return _section(
         "All figures", note, element("div", table, class_="scroll", role="region", tabindex=0, aria_label="All figures, as a table")
@@ -214,7 +214,7 @@ def _repeat() -> Markup:
         element("pre", commands, tabindex=0, aria_label="Commands"),
         element(
             "p",
-            "Each figure is the middle one of its runs. A change counts if it is over 10 % and the runs of both reports do not overlap. "
+            "Each figure is the median of its runs. A change counts if it is over 10 % and the runs of both reports do not overlap. "
             "Machines differ, and shared ones also from hour to hour: compare figures of one machine.",
         ),
     )

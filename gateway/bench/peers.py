@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .addressing import Addressing, CentrifugeProtocol, NchanPaths
-from .guardian import Charge
+from .guardian import GuardedServer
 from .measured_server import HISTORY_SIZE, PING_SECONDS, MeasuredServer, ServerProcess, free_port, private_folder, wait_until_it_listens
 
-__all__ = ["Peer", "Place", "find_peers"]
+__all__ = ["Peer", "PeerSettings", "find_peers"]
 
 NCHAN_FOLDERS = (
     "/usr/lib/nginx/modules",
@@ -63,7 +63,7 @@ class Peer(NamedTuple):
     start: Callable[[int, set[int]], MeasuredServer]
 
 
-class Place(NamedTuple):
+class PeerSettings(NamedTuple):
     """Where the peers' Valkey is, under which prefix, and how many descriptors a process may have."""
 
     valkey_url: str
@@ -71,19 +71,19 @@ class Place(NamedTuple):
     descriptors: int
 
 
-def find_peers(centrifugo: str, place: Place) -> tuple[list[Peer], list[str]]:
+def find_peers(centrifugo: str, settings: PeerSettings) -> tuple[list[Peer], list[str]]:
     """The peers that are installed, and a sentence for each that is not. ``centrifugo`` is its program, by name or path."""
     found, missing = list[Peer](), list[str]()
     nginx, module = shutil.which("nginx"), _nchan_module()
     if nginx and module:
-        found.append(Peer("nchan", lambda workers, cores: _start_nchan(nginx, module, workers, cores, place.descriptors)))
+        found.append(Peer("nchan", lambda workers, cores: _start_nchan(nginx, module, workers, cores, settings.descriptors)))
     else:
         missing.append("nchan was not measured: nginx with its module ngx_nchan_module.so was not found.")
     if program := shutil.which(centrifugo):
-        found.append(Peer("Centrifugo, memory", lambda workers, cores: _start_centrifugo(program, "memory", workers, cores, place)))
-        if place.valkey_url.startswith("valkey://"):
+        found.append(Peer("Centrifugo, memory", lambda workers, cores: _start_centrifugo(program, "memory", workers, cores, settings)))
+        if settings.valkey_url.startswith("valkey://"):
             found.append(
-                Peer("Centrifugo, Redis engine", lambda workers, cores: _start_centrifugo(program, "redis", workers, cores, place))
+                Peer("Centrifugo, Redis engine", lambda workers, cores: _start_centrifugo(program, "redis", workers, cores, settings))
             )
         else:
             missing.append("Centrifugo's Redis engine was not measured: it was given no Valkey whose address begins with valkey://.")
@@ -93,8 +93,8 @@ def find_peers(centrifugo: str, place: Place) -> tuple[list[Peer], list[str]]:
 
 
 def _nchan_module() -> Path | None:
-    places = [Path(folder) / "ngx_nchan_module.so" for folder in NCHAN_FOLDERS]
-    return next((place for place in places if place.exists()), None)
+    files = [Path(folder) / "ngx_nchan_module.so" for folder in NCHAN_FOLDERS]
+    return next((file for file in files if file.exists()), None)
 
 
 def _start_nchan(nginx: str, module: Path, workers: int, cores: set[int], descriptors: int) -> MeasuredServer:
@@ -107,7 +107,7 @@ def _start_nchan(nginx: str, module: Path, workers: int, cores: set[int], descri
     return _started("nchan", command, folder, port, cores, NchanPaths())
 
 
-def _start_centrifugo(program: str, engine: str, workers: int, cores: set[int], place: Place) -> MeasuredServer:
+def _start_centrifugo(program: str, engine: str, workers: int, cores: set[int], settings: PeerSettings) -> MeasuredServer:
     folder, port = private_folder(), free_port()
     secret, key = secrets.token_hex(32), secrets.token_hex(16)
     rules = {
@@ -130,13 +130,13 @@ def _start_centrifugo(program: str, engine: str, workers: int, cores: set[int], 
         "log": {"level": "error"},
         "channel": {"without_namespace": rules},
     }
-    prefix = f"{place.prefix}:centrifugo"  # the gateway's guardian removes all that begins with the gateway's
+    prefix = f"{settings.prefix}:centrifugo"  # the gateway's guardian removes all that begins with the gateway's
     if engine == "redis":
-        address = place.valkey_url.replace("valkey://", "redis://")
+        address = settings.valkey_url.replace("valkey://", "redis://")
         configuration["engine"] = {"type": "redis", "redis": {"address": address, "prefix": prefix}}
     (folder / "centrifugo.json").write_text(json.dumps(configuration))
     command = [program, "-c", str(folder / "centrifugo.json")]
-    name, valkey_url = ("Centrifugo, Redis engine", place.valkey_url) if engine == "redis" else ("Centrifugo, memory", "")
+    name, valkey_url = ("Centrifugo, Redis engine", settings.valkey_url) if engine == "redis" else ("Centrifugo, memory", "")
     environment = {"GOMAXPROCS": str(workers)}
     return _started(name, command, folder, port, cores, CentrifugeProtocol(secret, key), environment=environment, valkey_url=valkey_url)
 
@@ -152,8 +152,8 @@ def _started(
     environment: dict[str, str] | None = None,
     valkey_url: str = "",
 ) -> MeasuredServer:
-    charge = Charge(command=command, folder=str(folder), cores=sorted(cores), environment=environment or {})
-    process = ServerProcess(charge)
+    server = GuardedServer(command=command, folder=str(folder), cores=sorted(cores), environment=environment or {})
+    process = ServerProcess(server)
     try:
         wait_until_it_listens(process, name, port)
         time.sleep(WORKERS_SECONDS)

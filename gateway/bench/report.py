@@ -32,7 +32,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One number. ``subject`` is the measured server: "gateway", or the name of a peer.
 
-    ``value`` is the middle one of ``runs``. ``load_client`` is the share of one core, 0 to 1, that the busiest load client used while it
+    ``value`` is the median of ``runs``. ``load_client`` is the share of one core, 0 to 1, that the busiest load client used while it
     was measured: near 1, it may be the load client's limit and not the server's.
     """
 

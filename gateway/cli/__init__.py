@@ -56,7 +56,7 @@ def _fill_standard_descriptors() -> None:
 
 
 def _end(*_: object) -> NoReturn:
-    """At once: an exception in the middle of an import would be shown with its traceback, or be taken for a module that is missing."""
+    """Ends the process at once: an exception in the middle of an import would be shown with its traceback, or be taken for a missing module."""
     os.write(2, b"gateway: interrupted\n")
     os._exit(1)
 

@@ -129,7 +129,7 @@ def bench(
 
 
 def _check_file(file: str | None) -> None:
-    """Before it measures for a minute and a half."""
+    """Raises UsageError for a file that cannot be written: now, and not when the bench has measured for a minute and a half."""
     if not file or file == "-":
         return
     path = Path(file).absolute()

@@ -51,18 +51,18 @@ async def _nodes(address: Address) -> list[Address]:
     if not address.is_cluster:
         return [address]
     view = await newest([partial(ask_anew, seed) for seed in address.seeds])
-    places = {place for _, _, place in view.ranges}.union(view.replicas)
-    return [address.node(*place) for place in sorted(places)]
+    nodes = {primary for _, _, primary in view.ranges}.union(view.replicas)
+    return [address.node(*node) for node in sorted(nodes)]
 
 
 def _where(at: list[Address], nodes: list[Address]) -> str:
     if len(nodes) == 1:
         return ""
-    return " on every node" if len(at) == len(nodes) else f" on {', '.join(_places(at))}"
+    return " on every node" if len(at) == len(nodes) else f" on {', '.join(_named(at))}"
 
 
-def _places(nodes: Iterable[Address]) -> list[str]:
-    return ["{}:{}".format(*node.place) for node in nodes]
+def _named(nodes: Iterable[Address]) -> list[str]:
+    return ["{}:{}".format(*node.host_and_port) for node in nodes]
 
 
 def _fault(user: str, role: str, word: str, where: str) -> str:

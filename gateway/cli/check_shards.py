@@ -26,11 +26,11 @@ async def check_shards(commands: Commands) -> tuple[bool, dict[str, str], list[s
     """
     fine, faults = {}, []
     answering = [shard for shard in commands.shards if shard.connected]
-    view = await newest([partial(ask, shard.call_now, shard.address.place) for shard in answering])
+    view = await newest([partial(ask, shard.call_now, shard.address.host_and_port) for shard in answering])
     for shard in commands.shards:
         slots = f"{_slots_of(view, shard):,} of {SLOTS:,} hash slots"
         if shard in answering:
-            fine["shard {}:{}".format(*shard.address.place)] = f"version {await _version_of(shard)}, {slots}"
+            fine["shard {}:{}".format(*shard.address.host_and_port)] = f"version {await _version_of(shard)}, {slots}"
         else:
             faults.append(f"the shard at {shard.address} takes no commands: what is in its {slots} cannot be reached")
     if missing := SLOTS - sum(last - first + 1 for first, last, _ in view.ranges):
@@ -44,4 +44,4 @@ async def check_shards(commands: Commands) -> tuple[bool, dict[str, str], list[s
 
 
 def _slots_of(view: View, shard: ServerCommands) -> int:
-    return sum(last - first + 1 for first, last, place in view.ranges if place == shard.address.place)
+    return sum(last - first + 1 for first, last, primary in view.ranges if primary == shard.address.host_and_port)

@@ -76,7 +76,7 @@ def subscribe(
 @app.command()
 @click.argument("channel")
 @since_option
-@click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="At most so many; 0: all.")
+@click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="Print at most N publications; 0: all.")
 @click.option("--reverse", is_flag=True, help="Newest first.")
 @settings_options
 def history(
@@ -116,7 +116,9 @@ async def _print_history(config: Config, channel: str, since: Position | None, l
 
 @app.command()
 @click.option("--user", required=True, metavar="U", help="The user's id; empty for an anonymous client.")
-@click.option("--expires", default="1h", show_default=True, metavar="DURATION", help='As in 90s, 30m, 1h, 30d; "" never.')
+@click.option(
+    "--expires", default="1h", show_default=True, metavar="DURATION", help='How long it is valid: as in 90s, 30m, 1h, 30d; "" for ever.'
+)
 @click.option("--channel", metavar="C", help="A subscription token for this channel.")
 @click.option("--info", metavar="JSON", help="What others see of the user.")
 @config_option
@@ -177,7 +179,7 @@ def rights(roles: tuple[str, ...], config: str | None) -> None:
 @app.command()
 @settings_options
 def install(config: str | None, valkey_url: str | None, data_dir: str | None) -> None:
-    """Load the gateway's functions and the rules of the channels into Valkey, for gateways whose user may not."""
+    """Load the gateway's functions and the rules of the channels into Valkey, for gateways whose user of Valkey may not load them."""
     settings = load_for_valkey(config, valkey_url=valkey_url, data_dir=data_dir)
     run_async(_install(settings, Address(configured_url(settings))))
 

@@ -58,18 +58,18 @@ def doctor(
     """Find what is wrong, without changing anything: what would be refused, the way through a proxy, Valkey, and this machine."""
     from .doctor.access_check import Asked
     from .doctor.examination import Question, run_doctor
-    from .doctor.place import Place
+    from .doctor.target import Target
 
     if channel:
         check_channels([channel])
     if len(origin) > ORIGIN_MOST:
         raise click.UsageError("--origin is too long to be one")
     try:
-        place = Place.of(url) if url else None
+        target = Target.of(url) if url else None
     except ValueError as error:
         raise click.UsageError(f"--url: {error}") from None
     asked = Asked((*map(_token, tokens), *map(_token_of_file, files)), origin.rstrip("/"), channel)
-    return run_doctor(Question(config, valkey_url, data_dir, asked, place, wait), as_json=as_json)
+    return run_doctor(Question(config, valkey_url, data_dir, asked, target, wait), as_json=as_json)
 
 
 def _token(text: str) -> str:

@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import GatewayError
 from .arguments import document_of
 from .input_lines import send_lines
-from .options import json_option, load_for_valkey, open_queue, run_async, settings_options, warn_of_an_audience_of_none
+from .options import json_option, load_for_valkey, open_queue, run_async, settings_options, warn_if_nobody_can_follow
 
 if TYPE_CHECKING:
     from ..work import Queue
@@ -63,17 +63,17 @@ class When(click.ParamType[datetime | float]):
 @click.argument("name")
 @click.argument("data")
 @click.option("--queue", default="default", show_default=True, metavar="Q", help="The queue.")
-@click.option("--key", metavar="K", help="Unique among the jobs that wait or run; the same again is that job.")
+@click.option("--key", metavar="K", help="Unique among the jobs that wait or run: a second job with the same key is not enqueued.")
 @click.option("--priority", type=int, metavar="P", help="0 (normal) to 9 (first).")
-@click.option("--delay", type=Seconds(), metavar="S", help="Until it is due; seconds, or as in 30s, 12h.")
+@click.option("--delay", type=Seconds(), metavar="S", help="How long until it is due: seconds, or as in 30s, 12h.")
 @click.option("--at", type=When(), metavar="T", help="When it is due: 2026-12-24T18:00Z, or unix seconds.")
-@click.option("--attempts", type=int, metavar="N", help="How often it is tried.")
-@click.option("--timeout", type=Seconds(), metavar="S", help="Of one attempt.")
+@click.option("--attempts", type=int, metavar="N", help="How often it is tried before it is a dead letter.")
+@click.option("--timeout", type=Seconds(), metavar="S", help="How long one attempt may take.")
 @click.option(
     "--expires",
     type=Seconds(),
     metavar="S",
-    help="It is a dead letter if it is to start, or to be tried again, later than so long after it was due.",
+    help="How long after it is due an attempt may begin; later it is a dead letter.",
 )
 @click.option("--result-ttl", type=Seconds(), metavar="S", help="How long its result is stored.")
 @click.option("--channel", metavar="C", help="Where its progress is published.")
@@ -100,7 +100,7 @@ def enqueue(
     if data == "-":
         for option, value in {"--key": "key" in options, "--wait": wait}.items():
             if value:
-                raise click.UsageError(f"{option} is of one job; it cannot be used with -")
+                raise click.UsageError(f"{option} is for one job; it cannot be used with -")
     if wait:
         options["result_ttl"] = options.get("result_ttl", RESULT_SECONDS)
         if not options["result_ttl"]:
@@ -147,7 +147,7 @@ async def _enqueue_one(config: Config, name: str, document: bytes, queue: str, o
 async def _check_channel(config: Config, producer: Queue, options: dict[str, Any]) -> None:
     """Warns of progress that no client can follow."""
     if "channel" in options:
-        await warn_of_an_audience_of_none(config, producer.queues.commands.call, options["channel"])
+        await warn_if_nobody_can_follow(config, producer.queues.commands.call, options["channel"])
 
 
 async def _enqueue_lines(config: Config, name: str, queue: str, options: dict[str, Any], as_json: bool) -> None:

@@ -34,7 +34,7 @@ __all__ = [
     "run_async",
     "settings_options",
     "since_option",
-    "warn_of_an_audience_of_none",
+    "warn_if_nobody_can_follow",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -75,8 +75,8 @@ def open_queue(config: Config) -> Queue:
     return Queue(configured_url(config), prefix=config.prefix)
 
 
-async def warn_of_an_audience_of_none(config: Config, call: Callable[..., Awaitable[Any]], channel: str) -> None:
-    """A misspelled namespace publishes well, and nobody ever sees it."""
+async def warn_if_nobody_can_follow(config: Config, call: Callable[..., Awaitable[Any]], channel: str) -> None:
+    """Prints a warning where no client can follow the channel: to publish to a misspelled namespace succeeds, and nobody ever sees it."""
     namespace, colon, _ = channel.partition(":")
     rules = config.namespaces.get(namespace) if colon else config.channels
     doubt = ""

@@ -11,7 +11,7 @@ from ..publication import Position
 from ..store.layout import PublishOptions
 from .arguments import check_channels, document_of
 from .input_lines import send_lines
-from .options import json_option, load_for_valkey, open_publisher, run_async, settings_options, warn_of_an_audience_of_none
+from .options import json_option, load_for_valkey, open_publisher, run_async, settings_options, warn_if_nobody_can_follow
 
 __all__ = ["publish"]
 
@@ -45,13 +45,13 @@ def publish(
         run_async(_publish_one(settings, channel, document, options, as_json))
     else:
         if key is not None:
-            raise click.UsageError("--key is of one document; it cannot be used with -")
+            raise click.UsageError("--key is for one document; it cannot be used with -")
         run_async(_publish_lines(settings, channel, options, as_json))
 
 
 async def _publish_one(config: Config, channel: str, document: bytes, options: PublishOptions, as_json: bool) -> None:
     async with open_publisher(config) as publisher:
-        await warn_of_an_audience_of_none(config, publisher.history.commands.call, channel)
+        await warn_if_nobody_can_follow(config, publisher.history.commands.call, channel)
         position = await publisher.publish(channel, document, raw=True, **options)
     if as_json:
         _print_json(channel, position)
@@ -66,7 +66,7 @@ def _print_json(channel: str, position: Position | None, **more: int) -> None:
 
 async def _publish_lines(config: Config, channel: str, options: PublishOptions, as_json: bool) -> None:
     async with open_publisher(config) as publisher:
-        await warn_of_an_audience_of_none(config, publisher.history.commands.call, channel)
+        await warn_if_nobody_can_follow(config, publisher.history.commands.call, channel)
         sent = await send_lines("published", lambda document: publisher.publish(channel, document, raw=True, **options))
     if as_json:
         _print_json(channel, sent.last, published=sent.lines, refused=sent.refused)

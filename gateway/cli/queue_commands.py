@@ -57,9 +57,7 @@ def _queue_name(context: click.Context, parameter: click.Parameter, name: str) -
 
 _queue_argument = click.argument("name", metavar="QUEUE", callback=_queue_name)
 _watch_option = click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C; with --json, a line a second.")
-_limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="At most so many jobs."
-)
+_limit_option = click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Show at most N jobs.")
 
 
 # Looking.
@@ -68,7 +66,7 @@ _limit_option = click.option(
 @_command("list")
 @_watch_option
 def list_queues(config: Config, as_json: bool, watch: bool) -> None:
-    """List all queues, and how many jobs of each are where."""
+    """List all queues, with how many jobs of each are in which state."""
     from .queue_views import queue_list
 
     _show(config, queue_list, as_json=as_json, watch=watch)
@@ -77,7 +75,7 @@ def list_queues(config: Config, as_json: bool, watch: bool) -> None:
 @_command("show")
 @_queue_argument
 @click.argument("job", metavar="[ID]", default="")
-@click.option("--state", type=click.Choice(STATES), help="Only the jobs that are so.")
+@click.option("--state", type=click.Choice(STATES), help="Only the jobs in this state.")
 @_limit_option
 @_watch_option
 def show(config: Config, name: str, job: str, state: str | None, limit: int, as_json: bool, watch: bool) -> None:
@@ -85,7 +83,7 @@ def show(config: Config, name: str, job: str, state: str | None, limit: int, as_
     from .queue_views import jobs_of_queue, one_job
 
     if job and state:
-        raise click.UsageError("--state is of many jobs; it cannot be used with an ID")
+        raise click.UsageError("--state is for a list of jobs; it cannot be used with an ID")
     states = (state,) if state else STATES
 
     async def look(queues: Queues) -> View:
@@ -125,7 +123,7 @@ def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json:
 
 
 async def _warn_of_no_queue(queues: Queues, name: str) -> None:
-    """A misspelled queue looks as one in which nothing is."""
+    """Warns where there is no queue of this name: a misspelled queue looks like an empty one."""
     try:
         names = await queues.names()
     except StoreError:  # on a cluster they are in another shard than the queue, which may be away

@@ -196,7 +196,7 @@ def _span(ms: float | None) -> str:
 
 
 def _time(ms: float) -> str:
-    """In the time zone of the terminal."""
+    """A moment in the time zone of the terminal; ``ms`` is unix milliseconds."""
     try:
         return f"{datetime.fromtimestamp(ms / 1000):%Y-%m-%d %H:%M:%S}" if ms else ""
     except (ValueError, OverflowError, OSError):  # no function wrote it

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..config import load
-from ..recipes import RECIPES, Place, recipe
+from ..recipes import RECIPES, Installation, recipe
 from .options import config_option
 
 __all__ = ["recipe_command"]
@@ -37,7 +37,7 @@ def recipe_command(kind: str, name: str, path: str, config: str | None) -> None:
     if not _PATH.fullmatch(whole):
         raise click.UsageError(f"--path: {path!r} is not a path of letters, digits, dots, dashes and underscores, as in /live/")
     file = str(Path(config).absolute()) if config else ""
-    sys.stdout.write(recipe(kind, load(config), Place(name, whole, file, _program())))
+    sys.stdout.write(recipe(kind, load(config), Installation(name, whole, file, _program())))
 
 
 def _program() -> str:

@@ -1,6 +1,6 @@
 """The console over HTTP: its page, its session, and ``POST /admin/api/METHOD``. Source: docs/reference/http.md.
 
-There are no such paths where the configuration has no admin key. No answer grants pages of other origins anything.
+Without an admin key in the configuration these paths do not exist. No answer grants pages of other origins anything.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _shown(console: Console, session: AdminSession, headers: dict[str, str] | No
 
 
 async def _log_in(console: Console, request: Request) -> Response:
-    """A page of another site must not log a visitor in either: he would work in a session that is not his."""
+    """A page of another site must not log a visitor in either: they would work in a session that is not theirs."""
     config = console.node.config
     if fault := foreign_page(request):
         return _refused(403, fault)

@@ -48,7 +48,7 @@ class ConnectionRequest(Shape):
 
 async def connections(caller: Caller, request: ConnectionsRequest) -> bytes:
     """The clients of all processes that match, ordered by user and id."""
-    search = ClientSearch(request.user, request.address, request.client, request.channel, _place_of(request.cursor), request.limit)
+    search = ClientSearch(request.user, request.address, request.client, request.channel, _start_of(request.cursor), request.limit)
     answers = await answers_of(caller, "clients", ClientRows, search)
     rows = [row for answer in answers for row in answer.clients]
     first = heapq.nsmallest(request.limit, rows, key=_order)
@@ -61,7 +61,7 @@ def _order(row: ClientRow) -> tuple[str, str]:
     return row.user, row.client
 
 
-def _place_of(cursor: str) -> tuple[str, str] | None:
+def _start_of(cursor: str) -> tuple[str, str] | None:
     """The client after which the page begins. Raises BadRequest."""
     try:
         return msgspec.json.decode(cursor, type=tuple[str, str]) if cursor else None

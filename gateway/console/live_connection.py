@@ -18,7 +18,7 @@ __all__ = ["ANSWERS", "METHODS"]
 
 TOKEN_SECONDS = 300
 ENDPOINT = "/connection/websocket"
-# A page that follows a channel is not among those who are there, and is not sent who comes and goes.
+# A console's page that follows a channel is not in its presence, and gets no joins and leaves.
 UNSEEN = ServerSubscription(override=Override(presence=False, join_leave=False, force_push_join_leave=False))
 
 DONE, FULL, OTHERS, UNKNOWN = "done", "full", "others", "unknown"

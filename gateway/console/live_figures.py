@@ -88,7 +88,7 @@ class LiveFigures:
             "ms": time.time_ns() // 1_000_000,
             "clients": len(admission.clients),
             "users": len(admission.users),
-            "channels": hub.channels,
+            "channels": hub.channel_count,
             "subs": hub.subscriptions,
             "connects": sum(count for (_, code), count in admission.counts.connects.items() if code == ACCEPTED),
             **_traffic(hub.counts, admission.counts.sent),

@@ -26,7 +26,7 @@ class LoginLimit:
         self._right: deque[float] = deque()
 
     def wait(self, address: str) -> float:
-        """Seconds until somebody at this address may try a key; 0 if he may now."""
+        """Seconds until somebody at this address may try a key; 0 if they may now."""
         now, block = self._now(), block_of(address)
         while self._wrong and self._wrong[0][0] <= now - SECONDS:
             self._wrong.popleft()

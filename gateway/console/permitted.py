@@ -13,7 +13,7 @@ from ..edges.api.requests import Channel, Shape
 from ..publication import MAX_CHANNEL_LENGTH
 from ..rules.identity import Identity
 from ..rules.json_text import encode
-from ..rules.permissions import admits, may_subscribe, owner_of
+from ..rules.permissions import admits, may_subscribe, reason_of
 from .caller import Caller, read_method
 
 __all__ = ["METHODS", "Judgement", "UserName", "judge_subscribe"]
@@ -89,7 +89,7 @@ def _judge(config: Config, user: str, channel: str, rule: str, subscribe: Judgem
     allowed = admits(audience, identity, channel, subscribed=subscribe.allowed)
     by = _sentence(config, identity, channel, rule, audience)
     if audience == "subscriber" and not identity.unchecked and not subscribe.allowed:
-        by += f", and {_who(identity)} may not subscribe ({subscribe.by})"
+        by += f", and {identity.title} may not subscribe ({subscribe.by})"
     return Judgement(allowed, by)
 
 
@@ -97,26 +97,7 @@ def _sentence(config: Config, identity: Identity, channel: str, rule: str, audie
     if identity.unchecked:
         return "insecure.clients = true: every client may do anything"
     line = config.setting_line(channel, rule, f'"{audience}"')
-    return f"{line}: {_reason(identity, channel, audience)}"
-
-
-def _reason(identity: Identity, channel: str, audience: str) -> str:
-    """Whom the audience admits, and who the client is, in words."""
-    if audience == "nobody":
-        return "no client may; the server API may"
-    if audience == "token":
-        return "a client needs a subscription token for the channel"
-    if audience == "subscriber":
-        return "a client that is subscribed may"
-    if audience == "owner" or "#" in channel:
-        return f"the channel belongs to user {owner_of(channel)!r}, and the client is {_who(identity)}"
-    if audience == "anyone":
-        return "every client may"
-    return f"every client with a user may, and the client is {_who(identity)}"
-
-
-def _who(identity: Identity) -> str:
-    return f"user {identity.user!r}" if identity.user else "anonymous"
+    return f"{line}: {reason_of(audience, identity, channel)}"
 
 
 METHODS = {"permissions": read_method(permissions, PermissionsRequest)}

@@ -58,9 +58,9 @@ async def why(caller: Caller, request: WhyRequest) -> bytes:
     question = await _look(node, rules, request, evidence)
     _add_rules(node, question, evidence)
     _add_tokens(node, question, evidence)
-    witnesses = await add_present(caller, question, evidence)
+    reports = await add_present(caller, question, evidence)
     if question.offset and not evidence.impossible and not evidence.delivered:
-        await add_past(node, question, witnesses, evidence)
+        await add_past(node, question, reports, evidence)
     await add_inbox(node, question, evidence)
     await add_readers(node, question, evidence)
     found = WhyResult(evidence.verdict, request.user, request.channel, request.offset, question.epoch, evidence.findings)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from ..control.questions import Witness
+from ..control.questions import DeliveryReport
 from ..errors import StoreError, Unavailable
 from ..session.node import Node
 from .evidence import Evidence, Question, was_confirmed
@@ -117,28 +117,28 @@ def _number(text: bytes) -> int:
     return int(text[:16]) if text.isdigit() else 0
 
 
-async def add_past(node: Node, question: Question, witnesses: Sequence[Witness], evidence: Evidence) -> None:
+async def add_past(node: Node, question: Question, reports: Sequence[DeliveryReport], evidence: Evidence) -> None:
     """Adds what lifecycle events show of connections that have ended, or what is not known without them."""
-    if not witnesses:
+    if not reports:
         evidence.doubt(
             "past", "no process answered, so whether connections that have ended are recorded is not known. Ask again in a moment"
         )
         return
-    silent = [witness.name for witness in witnesses if not witness.events]
+    silent = [report.name for report in reports if not report.events]
     if silent:
         text = (
             f"connections that have ended are not recorded by {', '.join(silent)}: lifecycle events are off. With them on, what each connection was "
             "given is known afterwards"
         )
         evidence.doubt("past", text, setting=SETTING)
-        if len(silent) == len(witnesses):
+        if len(silent) == len(reports):
             return
-    if lost := sum(witness.dropped for witness in witnesses):
+    if lost := sum(report.dropped for report in reports):
         evidence.doubt(
             "past",
             f"{lost} lifecycle events were lost, or are not written yet, since Valkey did not take them: what they record is not known",
         )
-    here = {each.client: each.unconfirmed_bytes for witness in witnesses for each in witness.connections}
+    here = {each.client: each.unconfirmed_bytes for report in reports for each in report.connections}
     reading = _Reading(question, here)
     try:
         await _read(node, question, reading)

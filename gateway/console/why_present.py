@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import msgspec
 
-from ..control.questions import Circumstances, SubscriptionRow, Testimony, Witness
+from ..control.questions import ConnectionReport, DeliveryReport, DeliverySearch, SubscriptionRow
 from .caller import Caller, answers_of
 from .evidence import Evidence, Question, was_confirmed
 
 __all__ = ["add_present"]
 
 
-async def add_present(caller: Caller, question: Question, evidence: Evidence) -> list[Witness]:
+async def add_present(caller: Caller, question: Question, evidence: Evidence) -> list[DeliveryReport]:
     """Adds what the processes know of the user's connections. Returns what they answered."""
     publication = question.publication
     tags = msgspec.Raw(publication.tags or b"null") if publication is not None else msgspec.Raw(b"null")
-    asked = Circumstances(question.user, question.channel, question.offset, publication is not None, tags)
+    asked = DeliverySearch(question.user, question.channel, question.offset, publication is not None, tags)
     caller.console.require_others()
     expected = await caller.node.control.living() | {caller.node.uid}  # Valkey may have forgotten which processes there are
-    witnesses = sorted(await answers_of(caller, "witness", Witness, asked), key=lambda each: each.name)
-    if silent := expected - {witness.node for witness in witnesses}:
+    reports = sorted(await answers_of(caller, "delivery", DeliveryReport, asked), key=lambda each: each.name)
+    if silent := expected - {report.node for report in reports}:
         text = (
             f"{len(silent)} of {len(expected)} processes did not answer: their connections are not known. One that was killed is missed "
             "for some seconds: ask again in a moment"
         )
         evidence.doubt("process", text)
-    if not any(witness.total for witness in witnesses):
+    if not any(report.total for report in reports):
         evidence.add("connection", False, "the user has no connection now")
-    for witness in witnesses:
-        _add_witness(question, witness, evidence)
-    return witnesses
+    for report in reports:
+        _add_report(question, report, evidence)
+    return reports
 
 
-def _add_witness(question: Question, witness: Witness, evidence: Evidence) -> None:
-    for each in witness.connections:
+def _add_report(question: Question, report: DeliveryReport, evidence: Evidence) -> None:
+    for each in report.connections:
         if each.subscription is not None:
             _add_subscription(question, each, each.subscription, evidence)
         else:
             text = f"client {each.client} ({each.transport}) is connected, and not subscribed to the channel"
             evidence.add("connection", False, text, at_ms=each.since_ms, client=each.client)
-    if witness.total > len(witness.connections):
-        text = f"the user has {witness.total} connections in the process {witness.name}, of which {len(witness.connections)} were looked at"
+    if report.total > len(report.connections):
+        text = f"the user has {report.total} connections in the process {report.name}, of which {len(report.connections)} were looked at"
         evidence.doubt("connection", text)
-    if witness.most and witness.total >= witness.most:
-        text = f"the user has {witness.total} connections in the process {witness.name}, as many as a user may have: a further one is refused with 3504"
-        evidence.add("limit", None, text, setting=f"limits.connections_per_user = {witness.most}")
+    if report.most and report.total >= report.most:
+        text = f"the user has {report.total} connections in the process {report.name}, as many as a user may have: a further one is refused with 3504"
+        evidence.add("limit", None, text, setting=f"limits.connections_per_user = {report.most}")
 
 
-def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow, evidence: Evidence) -> None:
+def _add_subscription(question: Question, each: ConnectionReport, at: SubscriptionRow, evidence: Evidence) -> None:
     who = f"client {each.client} ({each.transport})"
     side = ", subscribed from the server's side," if at.side == "server" else ""
     if not question.offset:
@@ -89,7 +89,7 @@ def _later(at: SubscriptionRow) -> str:
     return f"subscribed later, at offset {at.after}, and did not recover what was before it"
 
 
-def _add_written(question: Question, each: Testimony, at: SubscriptionRow, who: str, evidence: Evidence) -> None:
+def _add_written(question: Question, each: ConnectionReport, at: SubscriptionRow, who: str, evidence: Evidence) -> None:
     covered = f"every publication from {at.after + 1} to {at.offset}{' that its tags filter admits' if at.filtered else ''}"
     if each.admitted is None:
         text = f"{who} is subscribed with a tags filter, and the tags of this publication are not known any more: whether it was left out is not known"

@@ -91,7 +91,7 @@ class Bus:
         self._leases = leases
         self._recipient = recipient
         self._faults = layout.faults
-        self._place = f"{layout.prefix}:control"
+        self._key_text = f"{layout.prefix}:control"
         self._read: Id | None = None  # up to where the stream was read
         self._number: int | None = None  # of the message there; None if an older gateway's library did not count it
         self._announced: dict[Id, bytes | None] = {}  # to be found in the stream; None: it was not carried out, for it is not newer
@@ -189,7 +189,7 @@ class Bus:
             await retrying(read, what, log, on=Unavailable, quiet=is_general)
         except StoreError as error:
             if not error.is_general:
-                self._faults.found(KIND, self._place, error)
+                self._faults.found(KIND, self._key_text, error)
             return False
         return True
 
@@ -254,7 +254,7 @@ class Bus:
             id, _, text = payload.partition(b"\n")
             number = _id(id)
             if number is None:
-                self._faults.found(KIND, self._place, f"a message without an id: {payload[:60]!r}")
+                self._faults.found(KIND, self._key_text, f"a message without an id: {payload[:60]!r}")
             elif number not in self._announced and len(self._announced) < HELD_MOST:
                 is_newer = number > (self._read or BEGINNING)
                 self._announced[number] = text if is_newer else None
@@ -270,7 +270,9 @@ class Bus:
                 found = await self._try("control messages could not be read", self._look_for_announced)
                 for id in asked:
                     if self._announced.pop(id, None) is not None and found:
-                        self._faults.found(KIND, self._place, f"the message {id[0]}-{id[1]} was announced and is not in the stream{WRITER}")
+                        self._faults.found(
+                            KIND, self._key_text, f"the message {id[0]}-{id[1]} was announced and is not in the stream{WRITER}"
+                        )
         finally:
             self._checking = None
 
@@ -288,7 +290,7 @@ class Bus:
         try:
             envelope = read_envelope(text)
         except UNREADABLE as error:
-            self._faults.found(KIND, self._place, f"a message was not understood: {error}")
+            self._faults.found(KIND, self._key_text, f"a message was not understood: {error}")
             return
         if envelope.v != VERSION:
             log.warning("a control message has version %d; this gateway understands version %d", envelope.v, VERSION)
@@ -310,7 +312,7 @@ class Bus:
         try:
             answer = await self._recipient.answer(question)
         except UNREADABLE as error:
-            self._faults.found(KIND, self._place, f"a question was not understood: {error}")
+            self._faults.found(KIND, self._key_text, f"a question was not understood: {error}")
         else:
             await self._send_answer(question.asker, Private(question.id, msgspec.Raw(answer)))
 

@@ -1,13 +1,26 @@
 """Lifecycle events: which client connected, subscribed, left, and why, in a stream that backends read by consumer group.
 
-``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
-``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
-are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
-publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
-connection, and ``waiting`` how many bytes its machine had not confirmed then. An event stream that goes on after a gap has both: the end before
-the gap, where ``gap`` is 1, and the beginning after it. It is off by default (``events = true``
-turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
-up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
+An entry of ``gw:events`` in Valkey has these fields:
+
+| field                                         | of                        | is                                                            |
+|-----------------------------------------------|---------------------------|---------------------------------------------------------------|
+| ``event``                                     | all                       | connected, disconnected, subscribed, unsubscribed             |
+| ``user``, ``client``, ``process``, ``ms``     | all                       | who, on which process, when (unix ms)                         |
+| ``code``, ``reason``                          | disconnected              | the close code and its text                                   |
+| ``channel``                                   | subscribed, unsubscribed  | the channel                                                   |
+| ``epoch``, ``offset``                         | the same, with history    | where the subscription began, or ended                        |
+| ``recovered``                                 | subscribed                | where a position was asked for: 1, or 0 after a gap           |
+| ``after``                                     | unsubscribed              | each publication after it, up to ``offset``, was written      |
+| ``filtered``                                  | unsubscribed              | 1: of these only the ones that the filter admitted            |
+| ``closed``                                    | unsubscribed              | 1: it ended with its connection                               |
+| ``waiting``                                   | unsubscribed              | bytes that the client's machine had not confirmed then        |
+| ``gap``                                       | unsubscribed              | 1: an event stream, which goes on after a gap: see below      |
+
+An event stream that goes on after a gap has two events: the end before the gap and the beginning after it.
+
+Events are off by default (``events = true`` turns them on). The stream is bounded by ``events_size``: the oldest entries are removed. Entries are
+gathered for a moment; while Valkey is away up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence
+is what is.
 """
 
 from __future__ import annotations
@@ -37,7 +50,7 @@ AT_ONCE = 200  # events that are written together, in one turn of the loop: abou
 
 
 class Client(Protocol):
-    """Whose events these are."""
+    """The client that an event is about."""
 
     identity: Identity
 
@@ -70,7 +83,7 @@ class LifecycleEvents:
         return len(self._waiting)
 
     def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
-        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
+        """Records an event of this moment; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
         if not self.on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
@@ -83,23 +96,23 @@ class LifecycleEvents:
         self._more.set()
 
     def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
-        """A subscription began: ``record`` of where."""
+        """Records that a subscription began, and where."""
         if self.on:
-            place = _place(subscription, Position(subscription.position.epoch, subscription.unbroken))
-            if place and subscription.recovered is not None:
-                place["recovered"] = int(subscription.recovered)
-            self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
+            fields = _position_fields(subscription, Position(subscription.position.epoch, subscription.unbroken))
+            if fields and subscription.recovered is not None:
+                fields["recovered"] = int(subscription.recovered)
+            self.record("subscribed", identity, client, channel=subscription.channel.name, **fields)
 
     def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool = False, gap: bool = False) -> None:
-        """A subscription ended at that position, with its connection if that is ``closed``, or to go on after a ``gap``: ``record`` of what was
-        written to its client."""
+        """Records that a subscription ended at that position, and what was written to its client. ``closed``: its connection ended too; ``gap``: it goes
+        on after a gap."""
         if self.on:
-            place = _place(subscription, at)
-            if place:
+            fields = _position_fields(subscription, at)
+            if fields:
                 waiting = client.unconfirmed_bytes
-                place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
-                place |= ({"closed": 1} if closed else {}) | ({"gap": 1} if gap else {}) | ({"waiting": waiting} if waiting else {})
-            self.record("unsubscribed", client.identity, client.client, channel=subscription.channel.name, **place)
+                fields |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
+                fields |= ({"closed": 1} if closed else {}) | ({"gap": 1} if gap else {}) | ({"waiting": waiting} if waiting else {})
+            self.record("unsubscribed", client.identity, client.client, channel=subscription.channel.name, **fields)
 
     async def written(self, seconds: float) -> int:
         """Returns when those that were recorded until now are written, at the latest after so many seconds: how many are not."""
@@ -125,6 +138,6 @@ class LifecycleEvents:
                 self._written += 1
 
 
-def _place(subscription: Subscription, at: Position) -> dict[str, object]:
+def _position_fields(subscription: Subscription, at: Position) -> dict[str, object]:
     """Epoch and offset; nothing where the channel has no history, and so no positions."""
     return {"epoch": at.epoch, "offset": at.offset} if subscription.channel.has_history else {}

@@ -14,7 +14,7 @@ from msgspec import Meta
 from ..publication import MAX_OFFSET
 from ..rules.identity import Override
 from ..rules.json_text import clean, clean_as
-from .questions import ChannelRows, ClientDetail, ClientRows, Witness
+from .questions import ChannelRows, ClientDetail, ClientRows, DeliveryReport
 
 __all__ = [
     "VERSION",
@@ -142,7 +142,7 @@ _ANSWERS: dict[str, Any] = {
     "client": ClientDetail | None,
     "busiest": ChannelRows | None,
     "subscribers": dict[str, int] | None,
-    "witness": Witness | None,
+    "delivery": DeliveryReport | None,
 }
 
 

@@ -337,7 +337,7 @@ def _each(changes: Changes) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _only(changes: Changes, *, came: bool) -> Changes:
-    """Those of clients that came, or of those that left."""
+    """The changes of clients that came, or of clients that left."""
     some = {
         channel: {client: change for client, change in clients.items() if bool(change[0]) is came} for channel, clients in changes.items()
     }
@@ -352,7 +352,7 @@ def _by_channel(changes: Changes) -> Iterator[_Part]:
 
 
 def _portions(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    """So many at once as one turn of the loop writes."""
+    """The parts in lists, each as long as what one turn of the loop writes."""
     some, clients = list[_Part](), 0
     for part in parts:
         some.append(part)

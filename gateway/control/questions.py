@@ -2,13 +2,13 @@
 
 Each process answers about the clients that it has itself, with at most ROWS_MOST rows; the caller puts the answers together.
 
-| what        | asks                                                  | answer                                           |
-|-------------|-------------------------------------------------------|--------------------------------------------------|
-| clients     | ``ClientSearch``: which clients match                 | ``ClientRows``: the first ones, and how many     |
-| client      | a client's id                                         | ``ClientDetail``, null from all other processes  |
-| busiest     | ``ChannelSearch``: the channels with most subscribers | ``ChannelRows``: the first ones, and how many    |
-| subscribers | a list of channels                                    | channel → how many subscriptions                 |
-| witness     | ``Circumstances`` of one publication                  | ``Witness``: what its user's clients were given  |
+| what        | asks                                                  | answer                                                 |
+|-------------|-------------------------------------------------------|--------------------------------------------------------|
+| clients     | ``ClientSearch``: which clients match                 | ``ClientRows``: the first ones, and how many           |
+| client      | a client's id                                         | ``ClientDetail``, null from all other processes        |
+| busiest     | ``ChannelSearch``: the channels with most subscribers | ``ChannelRows``: the first ones, and how many          |
+| subscribers | a list of channels                                    | channel → how many subscriptions                       |
+| delivery    | ``DeliverySearch`` of one publication                 | ``DeliveryReport``: what its user's clients were given |
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = [
     "ROWS_MOST",
     "ChannelRows",
     "ChannelSearch",
-    "Circumstances",
     "ClientDetail",
     "ClientRow",
     "ClientRows",
     "ClientSearch",
+    "ConnectionReport",
+    "DeliveryReport",
+    "DeliverySearch",
     "Recovered",
     "SubscriptionRow",
-    "Testimony",
-    "Witness",
 ]
 
 ROWS_MOST = 100  # clients, channels or subscriptions in one answer
@@ -129,7 +129,7 @@ class ChannelRows(msgspec.Struct):
     total: int
 
 
-class Circumstances(msgspec.Struct, omit_defaults=True):
+class DeliverySearch(msgspec.Struct, omit_defaults=True):
     """The publication at ``offset`` of ``channel``, with these ``tags``, as far as it concerns ``user``. ``tags`` are JSON or null; without
     ``known`` the publication cannot be read any more, so its tags are not known."""
 
@@ -140,7 +140,7 @@ class Circumstances(msgspec.Struct, omit_defaults=True):
     tags: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class Testimony(msgspec.Struct, kw_only=True):
+class ConnectionReport(msgspec.Struct, kw_only=True):
     """One connection of the user. ``unconfirmed_bytes`` are written for it and not confirmed by its machine. ``subscription`` is None if it is not
     subscribed to the channel. ``admitted``: the subscription's filter admits the publication; None if that is not known."""
 
@@ -153,7 +153,7 @@ class Testimony(msgspec.Struct, kw_only=True):
     admitted: bool | None
 
 
-class Witness(msgspec.Struct, kw_only=True):
+class DeliveryReport(msgspec.Struct, kw_only=True):
     """What the process ``node``, called ``name``, knows. ``total`` counts the user's connections here, of which ROWS_MOST are listed, the
     subscribed ones first.
 
@@ -163,7 +163,7 @@ class Witness(msgspec.Struct, kw_only=True):
     node: str
     name: str
     since_ms: int
-    connections: list[Testimony]
+    connections: list[ConnectionReport]
     total: int
     events: bool
     dropped: int

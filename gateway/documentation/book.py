@@ -48,7 +48,7 @@ class Page:
     def rendered(self) -> Rendered:
         from .markdown import render  # what it imports takes memory, which a gateway saves whose pages are not read
 
-        return render(self.source, self.place_of)
+        return render(self.source, self.address_of)
 
     @property
     def sections(self) -> list[Section]:
@@ -56,7 +56,7 @@ class Page:
 
         return sections(self.source)
 
-    def place_of(self, link: str) -> str:
+    def address_of(self, link: str) -> str:
         """Where a link of the page leads in the site: ``../reference/http.md#errors`` to the page, another file to ``static/``."""
         if _ELSEWHERE.match(link):
             return link
@@ -75,13 +75,13 @@ class Book(Mapping[str, Page]):
         order = list(groups)
         parts = list(PARTS)
 
-        def place(page: Page) -> tuple[bool, int, int, str]:
+        def rank(page: Page) -> tuple[bool, int, int, str]:
             part = parts.index(page.part) if page.part in PARTS else len(parts)
             return bool(page.name), part, order.index(page.name) if page.name in groups else len(order), page.name
 
         names = {"" if name == "index" else name: path for name, path in files.items()}
         pages = [Page(name, path.read_text("utf-8"), groups.get(name, "")) for name, path in names.items()]
-        self._pages = {page.name: page for page in sorted(pages, key=place)}
+        self._pages = {page.name: page for page in sorted(pages, key=rank)}
 
     def __getitem__(self, name: str) -> Page:
         return self._pages[name]

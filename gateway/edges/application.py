@@ -14,7 +14,7 @@ from .api.endpoint import LINES, api
 from .emulation import PATHS as EMULATION
 from .emulation import emulation
 from .lost_upgrade import LostUpgrades
-from .request import places_of, preflight
+from .request import preflight, turn_slots_of
 from .responses import in_parts
 from .security_headers import secured
 from .sse.open import EventStreams
@@ -51,8 +51,8 @@ class Application:
         gateway, send = self.state.gateway, secured(in_parts(send))
         scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
-        if places := places_of(scope["query_string"]):
-            await node.admission.turns.wait(places)  # hundreds may be asked together
+        if slots := turn_slots_of(scope["query_string"]):
+            await node.admission.turns.wait(slots)  # hundreds may be asked together
         if scope["type"] == "websocket":
             await serve_websocket(node, path, scope, receive, send)
         elif scope["method"] == "OPTIONS":

@@ -1,6 +1,6 @@
 """``GET /health/doctor``: what this process sees of a request that came through proxies, and which limits it has, for ``gateway doctor``.
 
-It shows addresses of the network inside, so it is answered only for a caller that has an API key. The caller proves that without sending the
+It shows addresses of the internal network, so it is answered only for a caller that has an API key. The caller proves that without sending the
 key, since the address that it calls may be wrong: ``X-Gateway-Proof: SECONDS HEX`` is the unix time, and an HMAC of it with the key.
 """
 

@@ -44,7 +44,7 @@ SESSION_BYTES = 24  # of randomness, 192 bits
 HELD_MESSAGES = 16  # of the largest size, which may wait while the session takes nothing; a socket's buffers hold about as much
 OBJECT_BYTES = 64  # of a message that waits, beside its text
 ESCAPED = 2  # times the size of a message: its size as a string in JSON, if it is all quotes
-AROUND_BYTES = 1024  # of a POST, around its data
+AROUND_BYTES = 1024  # of a POST, besides its data
 
 
 class EmulationWire:
@@ -63,7 +63,7 @@ class EmulationWire:
         return b"%b%b%b" % (self._before, message, self._after)
 
     def part(self, text: bytes) -> bytes:
-        """As the transport takes it."""
+        """The text as the transport takes it: in a chunk of HTTP, where it is chunked."""
         return chunk(text) if self._chunked else text
 
 

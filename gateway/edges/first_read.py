@@ -108,7 +108,7 @@ class FirstRead(asyncio.Protocol):
         self._server_state.connections.discard(self)
 
     def tick(self, now: float) -> float | None:
-        """From the wheel: the client sent nothing in time, and HttpProtocol answers that."""
+        """The wheel calls it: the client sent nothing in time, and HttpProtocol answers that."""
         self._serve_http().tick(now)
         return None
 
@@ -120,5 +120,5 @@ class FirstRead(asyncio.Protocol):
         self._hand_over()
 
     def shutdown(self) -> None:
-        """From uvicorn, when the process ends: nothing was asked yet."""
+        """uvicorn calls it when the process ends: the client has asked nothing yet, so its connection is closed."""
         self._transport.close()

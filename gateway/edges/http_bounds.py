@@ -34,7 +34,7 @@ __all__ = ["BoundedHttp", "address_of"]
 log = logging.getLogger("gateway.http")
 
 HEAD_BYTES = 64 * 1024
-HEADERS_MOST = 256  # with the trailers: each takes 100 bytes and half a microsecond, however short it is. nginx sends some 20 on
+HEADERS_MOST = 256  # with the trailers: each takes 100 bytes and half a microsecond, however short it is. A request that comes through nginx has some 20
 FIELDS_MOST = 1000  # of a query, with the escapes of the path, some 5 microseconds each; or FIELDS_PER_CHANNEL for each channel that a client may follow, if those are more
 FIELDS_PER_CHANNEL = 4
 CHUNKS_MOST = 1000  # of a body, and one more for each CHUNK_BYTES of it: each takes a microsecond
@@ -294,7 +294,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._wheel.set(self, self._limits.due)
 
     def tick(self, now: float) -> float | None:
-        """From the wheel: ends the connection of a client that does not send or take what it should in time."""
+        """The wheel calls it: ends the connection of a client that does not send or take what it should in time."""
         match self._limits.over(now):
             case Wait.CLOSING:
                 self._cut_off("a closing connection was not read for %g s", time_limits.CLOSE_SECONDS)

@@ -19,7 +19,7 @@ from ..runtime.turns import Turns
 from ..session.places import UNLIMITED, Places, Socket
 from .api.direct import DirectCall, DirectCalls
 from .http_bounds import BoundedHttp, address_of
-from .request import api_key_of, client_address, is_api_key, opens_metrics, places_of, socket_address
+from .request import api_key_of, client_address, is_api_key, opens_metrics, socket_address, turn_slots_of
 from .security_headers import secured
 from .websocket import WebSocketConnection
 
@@ -28,7 +28,15 @@ __all__ = ["HttpProtocol"]
 log = logging.getLogger("gateway.http")
 
 API, METRICS = b"/api", b"/metrics"
-ANSWERED_ALWAYS = (API, b"/health/", METRICS, b"/admin/", b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
+ANSWERED_ALWAYS = (
+    API,
+    b"/health/",
+    METRICS,
+    b"/admin/",
+    b"/emulation",
+    b"/sse",
+    b"/connection/",
+)  # also where the socket has no place: one request of each such socket
 RETRY_SECONDS = 5  # after which a client that found no place may come again
 _TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -178,7 +186,7 @@ class HttpProtocol(BoundedHttp):
             self._await_next()
 
     def _await_next(self) -> None:
-        """As on_response_complete, but the wheel bounds how long the connection is idle: to set a timer for each request takes longer."""
+        """Does what uvicorn's on_response_complete does, but lets the wheel bound how long the connection is idle: a timer for each request would cost more."""
         self.server_state.total_requests += 1
         until = self.loop.time() + self.timeout_keep_alive
         self._limits.next_until(until)
@@ -217,7 +225,7 @@ class HttpProtocol(BoundedHttp):
         WebSockets it refuses in their own way, since they ask for a place again.
         """
         path, _, query = self.url.partition(b"?")
-        if places_of(query):  # to parse it has to wait for a turn, which the application does: no key is looked for in it here
+        if turn_slots_of(query):  # to parse it has to wait for a turn, which the application does: no key is looked for in it here
             query = b""
         refusal = self._places.claim(self.place, self._counting_address())
         if refusal and path.startswith(API):
@@ -237,7 +245,9 @@ class HttpProtocol(BoundedHttp):
 
     def handle_websocket_upgrade(self) -> None:
         if self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
-            log.info("a WebSocket handshake after a request whose answer is not complete, and would come between the frames: closed")
+            log.info(
+                "a WebSocket handshake came before an earlier request was answered, and that answer would come between the frames: closed"
+            )
             self._refuse(_TOO_EARLY)
             return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
@@ -265,7 +275,7 @@ class HttpProtocol(BoundedHttp):
             self._served.response_complete = True  # without it, uvicorn closes the connection when the request's coroutine returns
         self.pipeline.clear()
         if self.flow.write_paused:
-            log.info("a stream after answers that are not read: closed")
+            log.info("a request for a stream came from a client that does not read earlier answers: closed")
             self.transport.abort()  # the new protocol would never learn that its socket is full
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
         self.parser = self.cycle = self._served = self._direct = None  # type: ignore[assignment]  # uvicorn's types allow None at first only

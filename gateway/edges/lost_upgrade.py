@@ -1,5 +1,5 @@
-"""An ordinary request at the address for WebSockets: a handshake whose ``Upgrade`` header a proxy removed, of which nothing else shows why clients
-fail; or a person who opens the address in a browser.
+"""An ordinary HTTP request at the address for WebSockets. Either a proxy removed the ``Upgrade`` header of a handshake, and nothing else shows why
+clients fail; or a person opened the address in a browser.
 
 A proxy must pass ``Upgrade`` and ``Connection`` on by its own configuration; nginx does so only where that asks for it. The
 ``Sec-WebSocket-…`` headers of the handshake arrive as they were.

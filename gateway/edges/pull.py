@@ -95,7 +95,7 @@ async def _identify(request: Request) -> Identity:
 
 async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:
     node: Node = request.state.node
-    name = request.scope["path"]  # not that of the URL, whose query may be of no encoding
+    name = request.scope["path"]  # request.url would raise for a query that is not UTF-8
     extra = cors_headers(request.headers.get("origin", ""), node.config.origins)
     headers = {name.decode(): value.decode() for name, value in extra}
     try:

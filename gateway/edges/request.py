@@ -20,8 +20,8 @@ from ..origins import Origins
 
 __all__ = [
     *("NOT_LISTED", "NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
-    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_rebound", "is_trusted", "number_of", "opens_metrics", "places_of"),
-    *("preflight", "protocol_fields", "refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
+    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_rebound", "is_trusted", "number_of", "opens_metrics"),
+    *("preflight", "protocol_fields", "refused_origin", "socket_address", "subscription_tokens_of", "token_of", "turn_slots_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -37,7 +37,7 @@ ADDRESS_MOST = 64  # characters
 # Of X-Forwarded-For, those that are looked at, from the last on: each takes some 10 microseconds, and the client wrote most of a long one.
 HOPS_MOST = 16
 NUMBER_DIGITS = 9  # of a number in a query
-FIELDS_PER_PLACE = 50  # of a query, escapes too: parsing so many takes as long as what one place of a turn of the loop is for
+FIELDS_PER_SLOT = 50  # of a query, escapes too: parsing so many takes as long as the work that one slot of a turn of the loop is meant for
 _TOKEN_COOKIES = re.compile(r"(?:^|;)[ \t]*gateway_token[ \t]*=([^;]*)").findall
 _PROTOCOL_FIELDS = re.compile(r"(?:^|(?<=&))(?:format|cf_protocol|cf_ws_frame_ping_pong)=[a-z]{1,20}(?=&|$)").findall
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+").fullmatch  # an address as some proxies write it
@@ -89,9 +89,9 @@ def number_of(query: QueryParams, name: str, default: int) -> int:
     return int(text)
 
 
-def places_of(query: bytes) -> int:
-    """How many places of a turn of the loop it takes to parse a query; 0 for a short one, as nearly all are."""
-    return (query.count(b"&") + query.count(b"%")) // FIELDS_PER_PLACE
+def turn_slots_of(query: bytes) -> int:
+    """How many slots of a turn of the loop (``Turns``) it takes to parse a query; 0 for a short one, as nearly all are."""
+    return (query.count(b"&") + query.count(b"%")) // FIELDS_PER_SLOT
 
 
 def api_key_of(headers: Mapping[bytes, bytes], query: bytes) -> str:
@@ -120,10 +120,11 @@ def opens_metrics(headers: Iterable[tuple[bytes, bytes]], query: bytes, config: 
 
 
 def is_foreign(headers: Mapping[str, str], config: Config) -> bool:
-    """Whether a page sent this request whose origin may not talk to this server. Header names are in lower case.
+    """Whether this request was sent by a page whose origin may not talk to this server. Header names are in lower case.
 
     A browser that sends no ``Origin`` (with an image, a script, a link) may report that another site's page made the request.
-    Where clients need no token, a page of any host may lead a browser on this machine here; on the machine of a proxy nobody browses.
+    Where clients need no token, a page may also have come here by DNS rebinding (``is_rebound``); not where a proxy is in front, on whose machine
+    nobody browses.
     """
     if config.insecure.clients and not config.trusted_proxies and is_rebound(headers, config):
         return True
@@ -140,9 +141,13 @@ def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
 
 
 def is_rebound(headers: Mapping[str, str], config: Config) -> bool:
-    """Whether a page of a host that this gateway was never called may have sent this request, although both have one name (DNS rebinding: the
-    page's host has let its name lead here). A gateway that no other machine reaches is called by an address, a name without a dot, or one of
-    ``localhost``; any other is an entry of ``allowed_origins``. A browser may leave ``Origin`` out where it reads from the page's own host."""
+    """Whether this request may be one of DNS rebinding: the owner of a page's host has made its name resolve to this machine, so that the browser takes
+    the gateway for the page's own host.
+
+    A gateway that only this machine reaches is called by an address, a name without a dot, or ``localhost`` and names below it. A request that calls it
+    otherwise is taken for rebinding, unless ``allowed_origins`` names that host. ``Origin`` shows nothing: a browser may leave it out where a page reads
+    from its own host.
+    """
     host = headers.get("host", "").lower()
     name = re.sub(r":[0-9]*$", "", host)
     if not config.listens_on_loopback or "." not in name or name.endswith(".localhost") or _is_address(name.strip("[]")):
@@ -224,7 +229,7 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
 
 
 def _without_port(hop: str) -> str:
-    """With its port, each connection of a client would have an address of its own."""
+    """An address that a proxy reports, without its port: with it, each connection of a client would count as another client."""
     found = _WITH_PORT(hop)
     return hop if found is None else found[1] or found[2]
 

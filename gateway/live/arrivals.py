@@ -1,8 +1,8 @@
-"""What the link brought, on its way to the channels: so much in one turn of the loop, written in a row where that is possible.
+"""What the link brought, handed to the channels: a bounded amount in each turn of the loop.
 
-Nearly all announcements come alone in their channel's part of a batch, and are the next publication there. What they lead to is written when
-all of them are read: the processor then runs the same few instructions again and again, which takes a tenth less than turn and turn about.
-Whatever else a batch holds is handled where it comes, after the writes of those before it. So all of a batch is written in its order.
+Most channels of a batch have one announcement in it, which is their next publication. Such publications are all read and encoded first, and their
+writes are made afterwards, one after the other: the processor then runs the same few instructions again and again, which takes a tenth less time than
+by turns. Before any other announcement is handled, the writes that were collected until then are made. So a batch is written in its order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AnnouncementSource(Protocol):
 
 
 class Arrivals:
-    """``channels`` are those that are followed, by their Pub/Sub channel. ``failed`` is called for one that could not take what it got."""
+    """``channels`` are those that are followed, by their Pub/Sub channel. ``failed`` is called for one that raised as it took announcements."""
 
     def __init__(
         self, channels: Mapping[bytes, Channel], source: AnnouncementSource, faults: Faults, failed: Callable[[Channel], None]

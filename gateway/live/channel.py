@@ -52,8 +52,8 @@ class Mending(Protocol):
 class Mender(Protocol):
     """Finds the position of a channel that is closed, and opens it again.
 
-    ``opened`` has those that were opened. Of one turn of the loop, ``notices`` has the places of subscriptions that are notified of a loss,
-    and ``slices`` that of a round, or of joins and leaves, that go on.
+    ``opened`` resumes the subscriptions that waited for channels to open. For each turn of the loop, ``notices`` bounds how many subscriptions are
+    notified of a loss, ``slices`` how many rounds, and passes of joins and leaves, go on.
     """
 
     opened: Opened
@@ -208,7 +208,7 @@ class Channel(Opening):
         self.ring.append(publication, self.size, self.ring.expiry(publication.ms, self.ttl, now), now)
 
     def hold(self, items: list[Announced]) -> None:
-        """For a closed channel. Past HELD_MOST only the newest that has a place in history is held: it shows the hole, which is then read."""
+        """For a closed channel. Past HELD_MOST only the newest one with an offset is held: it shows that others are missing, which are then read from history."""
         assert self.held is not None
         self.held += items
         if len(self.held) > HELD_MOST:
@@ -276,7 +276,7 @@ class Channel(Opening):
                     if offset <= self.offset:
                         if not self._has_another(publication):
                             continue
-                        number += 1  # history has it, or never will: it shows only that the position is in doubt
+                        number += 1  # it is not held: history has it, or never will; it only shows that the position is in doubt
             elif type(item) is JoinLeave:
                 joins_and_leaves.append(item)
                 continue

@@ -27,7 +27,7 @@ class GapLog:
     def add(self, channel: str, before: Position, now: Position) -> None:
         """The history of ``channel`` after the position ``before`` is gone; it goes on from ``now``."""
         if not self._count:
-            self._first = f"channel {channel}: history after {before} is gone, at {now} now"
+            self._first = f"channel {channel}: history after {before} is gone; it is at {now} now"
             self._until = self._loop.time() + GATHER_MOST_SECONDS
             self._loop.call_later(GATHER_SECONDS, self._write)
         self._count += 1

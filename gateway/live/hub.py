@@ -131,7 +131,7 @@ class Hub:
         if subscription.state is State.LIVE and subscription.ephemerals_seen != subscription.channel.ephemerals:
             self._missed.on_missed_ephemeral(subscription.channel)
 
-    def leave(self, subscription: Subscription) -> None:
+    def end(self, subscription: Subscription) -> None:
         """Ends a subscription; ending it twice changes nothing."""
         if subscription.state is State.ENDED:
             return
@@ -224,7 +224,7 @@ class Hub:
             channel.acked = False
             channel.link_lost()
             self._mending.stop(channel)
-        self._mending.go_on()  # on a cluster, channels of other shards may wait for the places of these
+        self._mending.go_on()  # on a cluster, channels of other shards may have waited until these are no longer being mended
 
     # Housekeeping.
 
@@ -234,7 +234,7 @@ class Hub:
         return self._reads + self._mending.reads
 
     @property
-    def channels(self) -> int:
+    def channel_count(self) -> int:
         """How many channels have subscriptions here."""
         return len(self._channels) - len(self._idle)
 

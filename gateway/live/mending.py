@@ -1,9 +1,9 @@
 """How closed channels open again: history says where they are, and brings what they missed, for some channels at a time.
 
-    closed ─Valkey confirmed the link's subscription─▶ waits ─has a place─▶ reads, page by page ─at the top─▶ notifies of gaps ─▶ open
+    closed ─Valkey confirmed the link's subscription─▶ waits ─few others are read─▶ reads, page by page ─at the top─▶ notifies of gaps ─▶ open
 
-A channel that has no position yet is read without a task (``first_position``). Whatever fails is tried again, and other channels have its place
-meanwhile. What a page brings goes through the channel, so that live subscriptions notice nothing.
+A channel that has no position yet is read without a task (``first_position``). Whatever fails is tried again, and other channels are
+mended meanwhile. What a page brings goes through the channel, so that live subscriptions notice nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MendingQueue:
             self.go_on()
 
     def go_on(self) -> None:
-        """Mends those that wait, as far as there are places."""
+        """Begins to mend channels that wait, as long as fewer than MENDED_AT_ONCE are being mended."""
         while self._waiting and len(self._mended) < MENDED_AT_ONCE:
             channel, _ = self._waiting.popitem(last=False)
             self._mended.add(channel)
@@ -79,7 +79,7 @@ class MendingQueue:
                 self._history.begin_position(first, channel.name)
 
     def stop(self, channel: Channel) -> None:
-        """Mends the channel no more; ``go_on`` gives its place to another."""
+        """Mends the channel no more; ``go_on`` begins with another one."""
         self._waiting.pop(channel, None)
         self._mended.discard(channel)
         if channel.mending is not None:

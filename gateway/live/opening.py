@@ -1,4 +1,4 @@
-"""A channel that opens: the subscriptions that cannot go on before it does wait in it, each for the price of a place in a dict.
+"""A channel that opens: the subscriptions that cannot go on before it does wait in it, each at the cost of an entry in a dict.
 
 Thousands of channels open together after the link was lost, or when many clients connect that have channels of their own. So a
 subscription that waits has neither a task nor a future, and of all channels that opened together, each turn of the loop resumes some

@@ -32,7 +32,7 @@ class Rings:
     ``clock`` is Valkey's, by which history expires.
 
     Which ring is emptied first is found by the clock algorithm: a ring that got a publication since the hand last passed
-    it is passed once more. So a publication costs a mark, not a place in a list.
+    it is passed once more. So a publication sets a mark, and no list is reordered.
     """
 
     def __init__(self, budget: int) -> None:

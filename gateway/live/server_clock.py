@@ -1,8 +1,8 @@
 """Valkey's clock, as this process can know it: when, on the loop's clock, a publication was made.
 
 Each announcement carries the time of its publish on Valkey's clock, and arrives a little later. The least difference that
-was seen lately is the difference of the two clocks. What is more than that, an announcement has waited: on the network,
-for the end of a round, or because this process was stopped.
+was seen lately is taken for the difference of the two clocks. An announcement with a greater one has waited for the rest of the time: on the
+network, for the end of a round, or because this process was stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ServerClock:
         self._since = -UNKNOWN
 
     def made_at(self, ms: int, now: float) -> float:
-        """When it was, on the loop's clock, that Valkey's showed ``ms``, unix milliseconds. The announcement of that is handled ``now``."""
+        """The time on the loop's clock when Valkey's clock showed ``ms``, unix milliseconds. ``now`` is when the announcement with this time is handled."""
         at = ms / 1000
         if now - at < self._least or now - self._since >= WINDOW_SECONDS:
             self._learn(now - at, now)

@@ -83,7 +83,7 @@ class Subscription(ABC):
         """What it missed is gone; its position is the channel's top now. Called after ``begin`` only."""
 
     def fail(self, error: StoreError) -> None:
-        """It cannot begin, since Valkey refuses to read the history. It must end; an edge answers its client before. It did not begin."""
+        """Called instead of ``begin`` where Valkey refuses to read the history: the subscription ends. An edge answers its client first."""
         self.end()
 
     @property
@@ -98,7 +98,7 @@ class Subscription(ABC):
 
     @property
     def reaches_back(self) -> bool:
-        """Whether its client asked for publications before the top, as far as history has them, and for no position that it knows."""
+        """Whether its client asked for a number of publications before the top, as far as history has them, and not for a position."""
         return False
 
     def deliver(self, joined: object) -> None:
@@ -161,7 +161,7 @@ class Subscription(ABC):
 
     @property
     def may_start_later(self) -> bool:
-        """Whether it misses nothing where history lets go what follows its position: it ``reaches_back``, and was given nothing yet."""
+        """Whether it may begin at a later offset, without a gap, where history no longer holds what follows its own: it ``reaches_back``, and was given nothing yet."""
         return self.reaches_back and (not self.begun or (bool(self.recovered) and self.offset == self.unbroken))
 
     def start_later(self, offset: int) -> None:

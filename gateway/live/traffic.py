@@ -18,7 +18,7 @@ __all__ = ["LiveCounts", "Traffic"]
 
 SAMPLED = 16  # one fan-out of so many is timed
 MEND_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-NAMESPACES_MOST = 100  # that are counted for themselves
+NAMESPACES_MOST = 100  # that are counted separately; the others are counted together
 NO_NAMESPACE, OTHERS = "(none)", "(other)"  # no namespace can be called so
 
 
@@ -57,9 +57,10 @@ class LiveCounts:
 class Traffic:
     """What the channels of one namespace count.
 
-    ``publications`` came from Valkey, ``deliveries`` are those times the live subscriptions that they were written to, ``bytes`` those of
-    publications that were written, live and later. ``holes`` were found in what was announced, ``gaps`` were announced to subscriptions,
-    by when they were. ``untimed`` is after how many more fan-outs to few one is timed.
+    ``publications``: how many came from Valkey. ``deliveries``: to how many live subscriptions each of these was written, added up. ``bytes``: of all
+    publications that were written, to live subscriptions and to others that caught up. ``holes``: how often announcements were missing. ``gaps``: how
+    many subscriptions were notified of a gap, by when: "live", "catch_up" or "subscribe". ``untimed``: after how many more fan-outs to few
+    subscriptions one is timed.
     """
 
     __slots__ = ("bytes", "counts", "deliveries", "gaps", "holes", "publications", "untimed")
@@ -71,7 +72,7 @@ class Traffic:
         self.untimed = 1  # the first is timed
 
     def wrote(self, payload: object, subscriptions: int, publications: int) -> None:
-        """A payload of so many publications was written to so many subscriptions. One that is no bytes is counted where it is made bytes."""
+        """A payload of so many publications was written to so many subscriptions. The bytes of one that is not encoded yet are counted where it is."""
         self.deliveries += subscriptions * publications
         if type(payload) is bytes:
             self.bytes += len(payload) * subscriptions

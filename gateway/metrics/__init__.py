@@ -1,12 +1,12 @@
-"""``GET /metrics``: the figures of all rooms and all workers, for Prometheus.
+"""``GET /metrics``: the figures of all parts of the gateway and of all workers, for Prometheus.
 
-    plain numbers in the rooms ──read at a scrape──▶ Figures of this process ──┐
+    plain numbers in the parts ──read at a scrape──▶ Figures of this process ──┐
     the sibling workers' Figures, over Unix sockets ───────────────────────────┼──▶ exposition ──▶ text
     what Valkey holds for all: queues, outbox ─────────────────────────────────┘
 
 catalog          every metric: name, kind, labels, meaning
 figures          the values of one process, or of what all share
-process_figures  reads them from this process's rooms
+process_figures  reads them from the parts of this process
 kernel_figures   reads what the operating system counts of this process
 shared_figures   reads them from Valkey
 exposition       Figures → Prometheus' text

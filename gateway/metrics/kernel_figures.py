@@ -42,6 +42,6 @@ def _open_files() -> int:
 
 @cache
 def _booted() -> float:
-    """In unix seconds. Source: proc(5), /proc/stat."""
+    """When the machine was started, in unix seconds. Source: proc(5), /proc/stat."""
     lines = (_PROC / "stat").read_bytes().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(b"btime "))

@@ -1,7 +1,7 @@
 """``GET /metrics`` on a port of its own, for those who reach it: there is no key, so the port has to be firewalled.
 
-All workers accept connections of one listening socket, so that a scrape reaches one that lives. It stays open during a drain, and takes no
-place of a client. Each connection carries one request.
+All workers accept connections of one listening socket, so that a scrape reaches one that lives. It stays open during a drain, and does not
+count as a client's connection. Each connection carries one request.
 """
 
 from __future__ import annotations

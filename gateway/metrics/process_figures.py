@@ -1,4 +1,4 @@
-"""The figures of this process, read from the plain numbers in its rooms."""
+"""The figures of this process, read from the plain numbers that its parts hold."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _add_counts(figures: Figures, counts: ClientCounts) -> None:
 
 def _add_live(figures: Figures, node: Node) -> None:
     hub = node.hub
-    figures.add("gateway_channels", hub.channels)
+    figures.add("gateway_channels", hub.channel_count)
     figures.add("gateway_subscriptions", hub.subscriptions)
     figures.add("gateway_ring_bytes", hub.rings.bytes)
     figures.add("gateway_ring_limit_bytes", node.config.limits.ring_bytes)

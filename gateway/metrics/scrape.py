@@ -10,7 +10,7 @@ from ..runtime.tasks import shared
 from .exposition import exposition
 from .process_figures import Measured, figures_of
 from .shared_figures import shared_figures
-from .siblings import ALONE, Siblings, WorkerPlace
+from .siblings import ALONE, Siblings, WorkerGroup
 
 __all__ = ["Scrape"]
 
@@ -18,9 +18,9 @@ __all__ = ["Scrape"]
 class Scrape:
     """What a process answers to a scrape. Scrapes that come together get the same text."""
 
-    def __init__(self, measured: Measured, place: WorkerPlace = ALONE) -> None:
+    def __init__(self, measured: Measured, group: WorkerGroup = ALONE) -> None:
         self._measured = measured
-        self._siblings = Siblings(place, partial(figures_of, measured))
+        self._siblings = Siblings(group, partial(figures_of, measured))
         self._under_way: dict[None, asyncio.Task[bytes]] = {}
 
     def answering(self) -> contextlib.AbstractAsyncContextManager[None]:

@@ -32,7 +32,7 @@ EVENTS = (
 
 
 async def shared_figures(node: Node) -> Figures:
-    """Of a part that Valkey does not give in READ_SECONDS, what it gave by then; a queue that another program broke is left out."""
+    """The figures. A part that Valkey does not give whole in READ_SECONDS has what it gave by then; a queue that another program broke is left out."""
     figures = Figures()
     await asyncio.gather(
         _read(figures, "outbox", partial(_add_outbox, node=node)),
@@ -124,7 +124,7 @@ def _by_shard(node: Node, names: list[str]) -> list[list[int]]:
 
 
 async def _overview(node: Node, name: str) -> Overview | None:
-    """None for a queue of which a key is of another type. Raises StoreError for what fails for all."""
+    """The numbers of one queue; None if one of its keys is of another type. Raises StoreError for what fails for all queues."""
     try:
         return await node.queues.overview(name)
     except StoreError as error:

@@ -18,7 +18,7 @@ import msgspec
 
 from .figures import Figures
 
-__all__ = ["ALONE", "Siblings", "WorkerPlace"]
+__all__ = ["ALONE", "Siblings", "WorkerGroup"]
 
 log = logging.getLogger("gateway.metrics")
 
@@ -27,9 +27,9 @@ ANSWER_SECONDS = 1.0
 _decode = msgspec.msgpack.Decoder(Figures).decode
 
 
-class WorkerPlace(NamedTuple):
-    """The place of a worker in its group: its ``number`` from 0, how many ``workers`` there are, and the ``folder`` of their sockets,
-    None if it is alone.
+class WorkerGroup(NamedTuple):
+    """The group of a worker process, as this worker has it: its own ``number`` from 0, how many ``workers`` there are, and the ``folder`` of
+    their sockets, None if it is alone.
     """
 
     number: int
@@ -37,14 +37,14 @@ class WorkerPlace(NamedTuple):
     folder: Path | None
 
 
-ALONE = WorkerPlace(0, 1, None)
+ALONE = WorkerGroup(0, 1, None)
 
 
 class Siblings:
     """The other workers of the group, as one of them sees them. ``own`` makes this worker's figures."""
 
-    def __init__(self, place: WorkerPlace, own: Callable[[], Awaitable[Figures]]) -> None:
-        self._place = place
+    def __init__(self, group: WorkerGroup, own: Callable[[], Awaitable[Figures]]) -> None:
+        self._group = group
         self._own = own
         self._silent: set[int] = set()  # those that did not answer last time
 
@@ -52,9 +52,9 @@ class Siblings:
     async def answering(self) -> AsyncIterator[None]:
         """Answers the others while it is entered. A socket that cannot be made is logged: this worker is reported as down then."""
         async with contextlib.AsyncExitStack() as stack:
-            if self._place.folder is not None:
+            if self._group.folder is not None:
                 try:
-                    await stack.enter_async_context(await self._listen(self._place.folder / str(self._place.number)))
+                    await stack.enter_async_context(await self._listen(self._group.folder / str(self._group.number)))
                 except OSError as error:
                     log.error("metrics: the other workers cannot ask this one: %s", error)
             yield
@@ -70,8 +70,8 @@ class Siblings:
 
     async def ask(self) -> dict[int, Figures | None]:
         """Every worker of the group → its figures; None for one that did not answer in ANSWER_SECONDS."""
-        numbers = range(self._place.workers)
-        answers = await asyncio.gather(*[self._own() if number == self._place.number else self._ask(number) for number in numbers])
+        numbers = range(self._group.workers)
+        answers = await asyncio.gather(*[self._own() if number == self._group.number else self._ask(number) for number in numbers])
         return dict(zip(numbers, answers, strict=True))
 
     async def _ask(self, number: int) -> Figures | None:
@@ -88,8 +88,8 @@ class Siblings:
         return figures
 
     async def _figures_of(self, number: int) -> Figures:
-        assert self._place.folder is not None
+        assert self._group.folder is not None
         async with asyncio.timeout(ANSWER_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(self._place.folder / str(number))
+            reader, writer = await asyncio.open_unix_connection(self._group.folder / str(number))
             with contextlib.closing(writer):
                 return _decode(await reader.read())

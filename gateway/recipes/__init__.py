@@ -5,7 +5,7 @@ facts      what a template may name, from the configuration
 others     the templates, and prometheus_alerts.yml and grafana_dashboard.json, which are printed as they are
 """
 
-from .facts import Place
+from .facts import Installation
 from .filling import RECIPES, recipe
 
-__all__ = ["RECIPES", "Place", "recipe"]
+__all__ = ["RECIPES", "Installation", "recipe"]

@@ -19,7 +19,7 @@ from ..config import Config, is_loopback
 from ..environment import PREFIX, setting_variables
 from ..errors import ConfigurationError
 
-__all__ = ["Place", "facts_of"]
+__all__ = ["Installation", "facts_of"]
 
 CONTAINERS = ("docker", "compose", "kubernetes")
 # Settings, or tables of them, that may hold a secret.
@@ -48,8 +48,8 @@ OF_SEVERAL_LINES = {"settings", "files", "mounts", "volumes"}  # facts that are 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Place(NamedTuple):
-    """Where the gateway is, besides its configuration.
+class Installation(NamedTuple):
+    """What a recipe needs to know of an installed gateway besides its configuration.
 
     ``name`` is the host name under which clients reach it, ``path`` the part of its URL in front of the gateway's own paths ("/" or
     "/live/"), ``file`` the path of its configuration file ("" without one), ``program`` that of the command ``gateway``.
@@ -61,26 +61,31 @@ class Place(NamedTuple):
     program: str
 
 
-def facts_of(kind: str, config: Config, place: Place) -> dict[str, str]:
+def facts_of(kind: str, config: Config, installation: Installation) -> dict[str, str]:
     """The facts for a recipe of this kind, by name. Raises ConfigurationError for a path that the recipe's program cannot take."""
-    facts = _of_proxies(config, place) | _of_processes(config, place) | _of_metrics(config) | _of_settings(kind, config, place)
+    facts = (
+        _of_proxies(config, installation)
+        | _of_processes(config, installation)
+        | _of_metrics(config)
+        | _of_settings(kind, config, installation)
+    )
     for name, text in facts.items():
         if name not in OF_SEVERAL_LINES and _CONTROL.search(text):
             raise ConfigurationError(
                 f"{text!r} has a control character, which would end a line of the recipe: rename the file or the folder"
             )
-    if kind == "systemd" and re.search(r"[\"'\\]", place.program):
-        raise ConfigurationError(f"systemd starts no program with a quote or a backslash in its path, as in {place.program!r}")
+    if kind == "systemd" and re.search(r"[\"'\\]", installation.program):
+        raise ConfigurationError(f"systemd starts no program with a quote or a backslash in its path, as in {installation.program!r}")
     return facts
 
 
-def _of_proxies(config: Config, place: Place) -> dict[str, str]:
+def _of_proxies(config: Config, installation: Installation) -> dict[str, str]:
     address, tls, caller = _address(config, config.port), bool(config.tls_cert), _caller(config)
     return {
-        "name": place.name,
-        "path": place.path,
-        "bare_path": place.path.rstrip("/"),
-        "prefixed": _yes(place.path != "/"),
+        "name": installation.name,
+        "path": installation.path,
+        "bare_path": installation.path.rstrip("/"),
+        "prefixed": _yes(installation.path != "/"),
         "address": address,
         "origin": f"https://{address}" if tls else address,
         "scheme": "https" if tls else "http",
@@ -93,10 +98,10 @@ def _of_proxies(config: Config, place: Place) -> dict[str, str]:
     }
 
 
-def _of_processes(config: Config, place: Place) -> dict[str, str]:
+def _of_processes(config: Config, installation: Installation) -> dict[str, str]:
     stop = math.ceil(config.drain_seconds) + STOP_SECONDS
     host = {"localhost": "127.0.0.1"}.get(config.host, config.host)
-    in_home = any(path.startswith(IN_A_HOME) for path in (place.program, f"{sys.base_prefix}/"))
+    in_home = any(path.startswith(IN_A_HOME) for path in (installation.program, f"{sys.base_prefix}/"))
     return {
         "version": __version__,
         "port": str(config.port or PORT),
@@ -106,7 +111,7 @@ def _of_processes(config: Config, place: Place) -> dict[str, str]:
         "stop_seconds": str(stop + (0 if config.valkey_url else EMBEDDED_SECONDS)),
         "pod_seconds": str(PRE_STOP_SECONDS + stop),
         "descriptors": str(max(DESCRIPTORS, config.limits.connections + SPARE_DESCRIPTORS)),
-        "program": _in_quotes(_for_systemd(place.program)),
+        "program": _in_quotes(_for_systemd(installation.program)),
         "in_home": _yes(in_home),
         "protect_home": "read-only" if in_home else "yes",
         "probe": f"import urllib.request as r; r.urlopen('http://127.0.0.1:{config.port or PORT}/health/live', timeout=2)",
@@ -120,8 +125,8 @@ def _of_metrics(config: Config) -> dict[str, str]:
     }
 
 
-def _of_settings(kind: str, config: Config, place: Place) -> dict[str, str]:
-    file, key_file, own_valkey = place.file, _absolute(config.tokens.public_key_file), not config.valkey_url
+def _of_settings(kind: str, config: Config, installation: Installation) -> dict[str, str]:
+    file, key_file, own_valkey = installation.file, _absolute(config.tokens.public_key_file), not config.valkey_url
     return {
         "file": _for_systemd(file) if kind == "systemd" else shlex.quote(file) if file else "",
         "config_option": " --config %d/gateway.toml" if file else "",
@@ -166,7 +171,7 @@ def _secrets(kind: str, config: Config) -> list[str]:
 def _is_of_this_machine(valkey_url: str) -> bool:
     """Whether it names a server by an address that in a container is the container's own."""
     parts = urlsplit(valkey_url)
-    hosts = [urlsplit(f"//{place}").hostname or "" for place in parts.netloc.rpartition("@")[2].split(",")]
+    hosts = [urlsplit(f"//{host}").hostname or "" for host in parts.netloc.rpartition("@")[2].split(",")]
     return "unix" in parts.scheme or any(map(is_loopback, hosts))
 
 
@@ -213,7 +218,7 @@ def _for_systemd(text: str) -> str:
 
 
 def _in_quotes(path: str) -> str:
-    """As systemd takes a path with spaces."""
+    """A path as systemd takes it, which may have spaces."""
     return f'"{path}"' if " " in path else path
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from ..config import Config
-from .facts import Place, facts_of
+from .facts import Installation, facts_of
 
 __all__ = ["RECIPES", "filled", "recipe"]
 
@@ -32,10 +32,10 @@ AS_THEY_ARE = ("alerts", "grafana")  # Prometheus and Grafana have templates of 
 _NAME = re.compile(r"\{\{(\w+)\}\}")
 
 
-def recipe(kind: str, config: Config, place: Place) -> str:
+def recipe(kind: str, config: Config, installation: Installation) -> str:
     """The text of a file of RECIPES for this configuration. It names secrets, and holds none."""
     text = (files(__package__) / RECIPES[kind]).read_text()
-    return text if kind in AS_THEY_ARE else filled(text, facts_of(kind, config, place))
+    return text if kind in AS_THEY_ARE else filled(text, facts_of(kind, config, installation))
 
 
 def filled(template: str, facts: dict[str, str]) -> str:

@@ -58,7 +58,7 @@ __all__ = ["Service"]
 log = logging.getLogger("gateway.service")
 
 BLOCK_SECONDS = 1  # of one wait for a request: well below the silence after which Commands gives a connection up
-BRIEF_SECONDS = 0.05  # of one wait while there are fewer places than lists that are waited for, each on a connection of its own
+BRIEF_SECONDS = 0.05  # of one wait where there are more lists than slots of ``concurrency``, so that the lists take turns
 LEASE_SECONDS = 3  # two renewals may be late
 RENEW_SECONDS = 1.0
 THREADS = 16  # a plain function mostly waits, for a database or another server; each thread costs some 100 KiB
@@ -87,7 +87,7 @@ class Service:
         self._under_way = Tasks()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gateway.service")  # it starts them when they are needed
         self._running = False
-        self._asking = 0  # for a place among those that are worked on at once
+        self._asking = 0  # how many lists wait for a slot
         self._ahead: dict[bytes, float] = {}  # list → seconds that the clock of its shard is ahead of ours
 
     def method(self, name: str) -> Callable[[Function], Function]:
@@ -224,7 +224,7 @@ class Service:
 
     async def _take(self, queue: BlockingCommands, lists: list[bytes], commands: Commands, free: asyncio.Semaphore) -> None:
         while self._running:
-            await self._place(free)
+            await self._free_slot(free)
             taken = await retrying(lambda: self._taken(queue, lists), "no requests could be taken", log, on=StoreError, ceiling=1.0)
             if taken is None:
                 free.release()
@@ -232,7 +232,7 @@ class Service:
             lists.append(lists.pop(0))  # BRPOP looks at the first list first: no method starves another
             self._under_way.spawn(self._serve(commands, *taken)).add_done_callback(lambda _: free.release())
 
-    async def _place(self, free: asyncio.Semaphore) -> None:
+    async def _free_slot(self, free: asyncio.Semaphore) -> None:
         """Waits until there is room for one more request."""
         self._asking += 1
         try:
@@ -243,7 +243,7 @@ class Service:
     async def _taken(self, queue: BlockingCommands, lists: list[bytes]) -> list[bytes] | None:
         """A request's list and its text; None if none came within BLOCK_SECONDS, or the service ends.
 
-        Where another list waits for the place that this wait occupies, it is given back soon.
+        Each wait occupies one of ``concurrency`` slots. Where another list waits for a slot, this wait is brief, so that the slot is free again soon.
         """
         if not self._running:
             return None

@@ -48,6 +48,11 @@ class Identity(NamedTuple):
     meta: bytes | None = None
     operator: bool = False
 
+    @property
+    def title(self) -> str:
+        """For people: ``user 'u1'``, or ``anonymous``."""
+        return f"user {self.user!r}" if self.user else "anonymous"
+
 
 class Grant(NamedTuple):
     """What a subscription token allows: ``user`` may follow ``channel`` until ``expires_at``, unix time in seconds, 0 for never.

@@ -17,7 +17,7 @@ from __future__ import annotations
 from ..channel_rules import ChannelRules
 from .identity import Identity, Override
 
-__all__ = ["admits", "may_subscribe", "overridden", "owner_of"]
+__all__ = ["admits", "may_subscribe", "overridden", "owner_of", "reason_of"]
 
 
 def overridden(rules: ChannelRules, override: Override | None) -> ChannelRules:
@@ -65,3 +65,18 @@ def may_subscribe(rules: ChannelRules, identity: Identity, channel: str, *, toke
     A page of the console may not: the console subscribes it (its method ``tail``), so that it is not seen in the channel.
     """
     return not identity.operator and (admits(rules.subscribe, identity, channel, token=token) or (token and rules.subscribe != "nobody"))
+
+
+def reason_of(audience: str, identity: Identity, channel: str) -> str:
+    """Whom ``audience`` admits in ``channel``, and who the client is if that decides: for people, as the end of a sentence."""
+    if audience == "nobody":
+        return "no client may; the server API may"
+    if audience == "token":
+        return "a client needs a subscription token for the channel"
+    if audience == "subscriber":
+        return "a client that is subscribed may"
+    if audience == "owner" or "#" in channel:
+        return f"the channel belongs to user {owner_of(channel)!r}, and the client is {identity.title}"
+    if audience == "anyone":
+        return "every client may"
+    return f"every client with a user may, and the client is {identity.title}"

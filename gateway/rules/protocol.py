@@ -29,12 +29,12 @@ __all__ = [
     "HistoryRequest",
     "OverrideRequest",
     "PingRequest",
-    "Place",
     "PublishRequest",
     "RefreshRequest",
     "RpcRequest",
     "SendRequest",
     "Since",
+    "StreamPosition",
     "SubscribeRequest",
     "decode",
     "error_json",
@@ -64,7 +64,7 @@ class _Request(msgspec.Struct, gc=False):
     """The fields of one command. Unknown fields are ignored; null means the zero value, as in the reference server."""
 
 
-class Place(_Request):
+class StreamPosition(_Request):
     """A position as clients send it; an absent epoch agrees with any, an absent offset is 0."""
 
     epoch: str | None = None
@@ -78,7 +78,7 @@ class Place(_Request):
         return Position(self.epoch or "", self.offset or 0)
 
 
-class Since(Place):
+class Since(StreamPosition):
     """Where a subscription recovers from, and ``delta``: the format of changes that the client understands ("fossil")."""
 
     recover: bool | None = None
@@ -111,7 +111,7 @@ class OverrideRequest(_Request):
 
     @property
     def override(self) -> Override:
-        """As the rules take it."""
+        """The override as ``rules.permissions`` takes it."""
         return Override(*(None if given is None else given.value for given in astuple(self)))
 
 
@@ -146,7 +146,7 @@ class HistoryRequest(ChannelRequest):
     """Reads history after ``since`` (``reverse``: before it); ``limit`` 0 or absent asks for the position alone, -1 for all."""
 
     limit: int | None = None
-    since: Place | None = None
+    since: StreamPosition | None = None
     reverse: bool | None = None
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 from ..errors import UnrecoverablePosition
 from ..publication import Position, Publication
 
-__all__ = ["NEVER_WAS", "Standing", "following", "judge", "provable", "same_life"]
+__all__ = ["NEVER_WAS", "Standing", "following", "judge", "recovery_start", "same_life"]
 
 NEVER_WAS = Position("?", 0)  # no epoch is "?": nothing can be recovered from here
 
@@ -36,8 +36,8 @@ def judge(position: Position, top: Position) -> Standing:
     return Standing.BEHIND if position.offset < top.offset else Standing.AHEAD
 
 
-def provable(position: Position | None, *, admitted: bool) -> Position | None:
-    """From where a client recovers that asks for ``position``; ``admitted`` is whether the history rule lets it read history.
+def recovery_start(position: Position | None, *, admitted: bool) -> Position | None:
+    """The position from which a client recovers that asks for ``position``; ``admitted`` is whether the history rule lets it read history.
 
     A position without an epoch agrees with any history, so it asks for history that the client need not have followed: it is
     for those that may read history. For others it becomes ``NEVER_WAS``. Who names the epoch was a subscriber once; whether the offset was given to

@@ -14,11 +14,12 @@ log = logging.getLogger("gateway.turns")
 
 
 class Turns:
-    """Gives each turn of the loop ``most`` places. Work without a place waits, in order, for one in a later turn.
+    """Each turn of the loop has ``most`` slots, one for each piece of work that it does. Work that finds no free slot waits, in order, for one in a
+    later turn.
 
     A piece of work asks with ``take`` and begins at once if that is true; otherwise it is given to ``later``. Both cost a
-    fraction of a microsecond. One that turns out to be as long as several takes the places of those with ``take_more``. ``len()`` is how
-    many pieces wait, which whoever gives work has to bound. It needs a running loop.
+    fraction of a microsecond. One that turns out to take as long as several occupies further slots with ``take_more``. ``len()`` is how
+    many pieces wait: the callers have to bound that. It needs a running loop.
     """
 
     def __init__(self, most: int) -> None:
@@ -30,36 +31,36 @@ class Turns:
         return len(self._waiting)
 
     def take(self) -> bool:
-        """Takes a place of this turn. False if none is left, or if work waits that was there before."""
+        """Takes a slot of this turn. False if none is free, or if earlier work waits for one."""
         if self._waiting or not self._left:
             return False
         self._left -= 1
         self._renew_later()
         return True
 
-    def take_more(self, places: int) -> None:
-        """Work of this turn needed as much time as so many pieces more. There may be fewer places left."""
-        self._left = max(0, self._left - places)
+    def take_more(self, slots: int) -> None:
+        """Work of this turn takes so many slots more, or all that are free if these are fewer."""
+        self._left = max(0, self._left - slots)
         self._renew_later()
 
     def later(self, work: Callable[[], object]) -> None:
-        """Calls ``work`` in a later turn, with a place in it. What it raises is logged, and the others go on."""
+        """Calls ``work`` in a later turn, in a slot of it. What it raises is logged, and the others go on."""
         self._waiting.append(work)
         self._renew_later()
 
-    async def wait(self, places: int = 1) -> None:
-        """Returns with a place, or with so many for work that is known to be long: at once if one is left, else in a later turn."""
+    async def wait(self, slots: int = 1) -> None:
+        """Returns with a slot, or with several for work that is known to be long: at once if one is free, else in a later turn."""
         if self.take():
-            self.take_more(places - 1)
+            self.take_more(slots - 1)
             return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.later(partial(self._give, place, places))
-        await place
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.later(partial(self._give, turn, slots))
+        await turn
 
-    def _give(self, place: asyncio.Future[None], places: int) -> None:
-        if not place.done():  # the caller that waits for it may have been cancelled
-            self.take_more(places - 1)
-            place.set_result(None)
+    def _give(self, turn: asyncio.Future[None], slots: int) -> None:
+        if not turn.done():  # the caller that waits for it may have been cancelled
+            self.take_more(slots - 1)
+            turn.set_result(None)
 
     def _renew_later(self) -> None:
         if not self._renews:
@@ -76,6 +77,6 @@ class Turns:
                 self._waiting.popleft()()
             except Exception:
                 log.exception("work that waited for its turn failed")
-        self._renews = False  # not before: those that wait for a future go on in the next turn, before its places are renewed
+        self._renews = False  # not before: those that wait for a future go on in the next turn, before its slots are free again
         if self._left < self._most:
             self._renew_later()

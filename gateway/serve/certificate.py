@@ -16,7 +16,7 @@ class _Encrypted(Exception):
 
 
 def _password() -> str:
-    """In place of OpenSSL's question at the terminal, which a service does not have: it would wait there, or fail without a reason."""
+    """Is called where the key has a password. OpenSSL itself would ask at the terminal, which a service does not have: it would wait, or fail without a reason."""
     raise _Encrypted
 
 

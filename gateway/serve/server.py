@@ -33,7 +33,7 @@ from ..config import Config
 from ..edges.first_read import FirstRead
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
-from ..metrics.siblings import ALONE, WorkerPlace
+from ..metrics.siblings import ALONE, WorkerGroup
 from ..session.admission import Admission
 from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
@@ -106,10 +106,10 @@ def _run(
     on_ready: Callable[[], None],
     parent: int | None = None,
     guests: Sequence[Guest] = (),
-    place: WorkerPlace = ALONE,
+    group: WorkerGroup = ALONE,
     metrics: socket.socket | None = None,
 ) -> None:
-    server = Server(config, embedded, on_ready, parent, guests, place, metrics)
+    server = Server(config, embedded, on_ready, parent, guests, group, metrics)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -135,7 +135,7 @@ def _run_several(
         if embedded is not None:
             embedded.release()  # the lock is the parent's: a worker that outlives it must not hold it
         with contextlib.closing(passed or _bind(config, shared=True)) as listener:
-            _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
+            _run(config, listener, None, ready, parent, group=WorkerGroup(number, config.workers, folder), metrics=metrics)
 
     watch = Upkeep(embedded) if embedded is not None else lambda: None
     with _private_folder() as folder:
@@ -144,7 +144,7 @@ def _run_several(
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Of the sockets by which workers ask each other, for this user alone; it is removed at the end."""
+    """A folder for the sockets by which workers ask each other. Only this user can enter it; it is removed at the end."""
     here = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=here if len(os.fsencode(here)) < FOLDER_BYTES else "/tmp") as folder:
         yield Path(folder)
@@ -238,7 +238,7 @@ class Server(uvicorn.Server):
     """uvicorn's server with our protocols, for one process; ``run`` serves until the signal, ``failure`` says why a start failed.
 
     ``embedded`` is the server that this process maintains, None where another process does or there is none. ``parent`` is the
-    process id of a worker's parent: the worker ends when it is gone; ``place`` is its place among the workers. ``metrics`` is the
+    process id of a worker's parent: the worker ends when it is gone; ``group`` is that of the workers. ``metrics`` is the
     listening socket of ``metrics_port``, None without one. Raises ConfigurationError for a certificate that cannot be used.
     """
 
@@ -249,7 +249,7 @@ class Server(uvicorn.Server):
         on_ready: Callable[[], None],
         parent: int | None = None,
         guests: Sequence[Guest] = (),
-        place: WorkerPlace = ALONE,
+        group: WorkerGroup = ALONE,
         metrics: socket.socket | None = None,
     ) -> None:
         self._parent = parent
@@ -257,7 +257,7 @@ class Server(uvicorn.Server):
         self._embedded = embedded
         self._on_ready = on_ready
         valkey_url = embedded.url if embedded is not None else config.valkey_url
-        self._app = create_app(config, valkey_url, guests, place=place, metrics_listener=metrics)
+        self._app = create_app(config, valkey_url, guests, group=group, metrics_listener=metrics)
         self._watcher: asyncio.Task[None] | None = None
         self._interrupted = False  # the signal to end was Ctrl-C's
         if fault := certificate_fault(config):

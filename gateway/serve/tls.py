@@ -18,7 +18,7 @@ __all__ = ["TlsHandshake", "leave_out_lost_writes"]
 log = logging.getLogger("gateway.http")
 
 HANDSHAKE_SECONDS = 10.0
-HANDSHAKE_PLACES = 4  # of a turn of the loop: to sign with an RSA key takes a millisecond, and after a restart thousands come at once
+HANDSHAKE_SLOTS = 4  # of a turn of the loop: to sign with an RSA key takes a millisecond, and after a restart thousands come at once
 LOST_WRITE = "SSL connection is closed"  # uvloop's warning
 
 
@@ -65,7 +65,7 @@ class TlsHandshake(asyncio.Protocol):
     async def _shake_hands(self, accepted: socket.socket) -> None:
         shaken = False
         try:
-            await self._node.admission.turns.wait(HANDSHAKE_PLACES)
+            await self._node.admission.turns.wait(HANDSHAKE_SLOTS)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self._http,
                 accepted,

@@ -89,7 +89,7 @@ class _Workers:
         self.stopping = False
 
     def stop(self, signum: int, frame: object) -> None:
-        """Of a signal: asks the workers to end."""
+        """The handler of a signal: asks the workers to end."""
         self.stopping = True
         self._send(signal.SIGTERM)
 

@@ -71,7 +71,7 @@ class Client(Protocol):
         """Ends the subscriptions whose own tokens were revoked."""
 
     def renew(self, identity: Identity) -> None:
-        """The same user, with another expiry or info."""
+        """Replaces the identity: it is the same user, with another expiry or info."""
 
 
 class EmulatedSession(Protocol):
@@ -79,7 +79,7 @@ class EmulatedSession(Protocol):
 
     @property
     def client(self) -> Client | None:
-        """None before it began, and after it ended."""
+        """The session; None before it began, and after it ended."""
 
     def take(self, message: bytes) -> None:
         """Commands, one a line."""
@@ -88,8 +88,8 @@ class EmulatedSession(Protocol):
 class Admission:
     """The registry of a process's clients, and what they do in ``counts``. ``now`` is the clock, in seconds.
 
-    ``turns`` has the places of those whose messages are handled in one turn of the loop, ``resumptions`` of those whose commands go on after
-    they waited, and ``closings`` of those whose sockets are closed: thousands may send, be answered, and leave, at the same time.
+    Thousands of clients may send, be answered, and leave at the same time. So ``turns`` bounds how many clients' messages are handled in one turn of
+    the loop, ``resumptions`` how many clients go on with commands that waited, and ``closings`` how many sockets of clients that left are closed.
     """
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
@@ -97,7 +97,7 @@ class Admission:
         self.ending = False  # the process is going away: nothing ends the drain
         self.closing = False  # it is about to close all connections: an answer to a backend is the last of its connection
         self.clients: dict[Client, str] = {}  # each with the address that it came from
-        self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
+        self._own_places: dict[Client, Place] = {}  # of clients whose sockets have no place here, as those of another ASGI server
         self.places = Places(limits, now)
         self.counts = ClientCounts()
         self.turns = Turns(READ_AT_ONCE)

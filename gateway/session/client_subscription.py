@@ -77,12 +77,12 @@ class ClientSubscription(TimedSubscription):
     ``asked`` is the id of the subscribe command that waits for its reply, ``unsubscribe_id`` that of an unsubscribe that came
     before this reply; 0 for none. ``grant`` is what its own token allows. ``since`` and ``delta`` are what the client asks
     for: it recovers where the rules let it; it gets deltas where the rules allow them and it has no filter. ``rejects``: it
-    would rather be refused than begin with a gap. ``wants_moves``: it asks for joins and leaves. ``present``: it is in presence.
+    would rather be refused than begin with a gap. ``wants_joins_and_leaves``: it asks for joins and leaves. ``present``: it is in presence.
     """
 
     __slots__ = (
         *("asked", "grant", "override", "present", "rejects", "rules", "server_side", "session"),
-        *("unsubscribe_id", "wants_moves"),
+        *("unsubscribe_id", "wants_joins_and_leaves"),
     )
 
     def __init__(
@@ -113,7 +113,7 @@ class ClientSubscription(TimedSubscription):
         self.asked = asked
         self.unsubscribe_id = 0
         self.rejects = False
-        self.wants_moves = False
+        self.wants_joins_and_leaves = False
         self.present = False
         self.grant = grant
 
@@ -192,30 +192,31 @@ class ClientSubscription(TimedSubscription):
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
         self.session.node.events.subscribed(self.session.identity, self.session.client, self)
-        # Who is announced is in presence. Where that can be read, one that is to be hidden there is not announced either.
+        # Only a client in presence is announced. Where the channel's rules have no presence, nobody can read it, and the client is put there for its
+        # announcements; where they have it, a client that an override hides is neither shown nor announced.
         self.present = rules.presence or (rules.announces and not self.channel.rules.presence)
         self.show()
-        if self._gets_moves:
+        if self._gets_joins_and_leaves:
             self.channel.observe_joins_and_leaves(self)
 
     def show(self) -> None:
-        """If its client is in presence, that shows it as it is now."""
+        """If its client is in presence, writes there what is known of it now."""
         if self.present:
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, self.rules.announces)
 
     def grant_again(self, granted: ServerSubscription) -> None:
-        """A service subscribes its client once more, as to move the end of the subscription. One of the client's own command stays as it is."""
+        """A service subscribes its client once more, for instance with a later expiry. A subscription by the client's own command stays as it is."""
         if self.server_side is not None:
             self.server_side = self.server_side._replace(info=granted.info, expires_at=granted.expires_at)
             self.show()
 
     @property
-    def _gets_moves(self) -> bool:
+    def _gets_joins_and_leaves(self) -> bool:
         """Whether joins and leaves are sent to it."""
         if self.override is not None and self.override.force_push_join_leave is not None:
             return self.override.force_push_join_leave
         how = self.channel.rules.join_leave
-        return how == "all" or (how == "asked" and self.wants_moves)
+        return how == "all" or (how == "asked" and self.wants_joins_and_leaves)
 
     @property
     def info(self) -> bytes:

@@ -23,15 +23,15 @@ from ..control.questions import (
     ROWS_MOST,
     ChannelRows,
     ChannelSearch,
-    Circumstances,
     ClientDetail,
     ClientRow,
     ClientRows,
     ClientSearch,
+    ConnectionReport,
+    DeliveryReport,
+    DeliverySearch,
     Recovered,
     SubscriptionRow,
-    Testimony,
-    Witness,
 )
 from ..live.hub import Hub
 from ..live.subscription import State, Subscription
@@ -72,7 +72,7 @@ class ClientViews:
             "client": self._client,
             "busiest": self._busiest,
             "subscribers": self._subscribers,
-            "witness": self._witness,
+            "delivery": self._delivery,
         }
 
     async def answer(self, question: Question) -> bytes:
@@ -185,18 +185,18 @@ class ClientViews:
 
     # One publication.
 
-    async def _witness(self, question: Question) -> Witness:
-        asked = msgspec.json.decode(question.pattern, type=Circumstances)
+    async def _delivery(self, question: Question) -> DeliveryReport:
+        asked = msgspec.json.decode(question.pattern, type=DeliverySearch)
         theirs = [client for client in self._admission.users.get(asked.user, ()) if client.since_ms]
         pairs: list[tuple[Client, Subscription | None]] = []
         async for some in self._in_turns(theirs):
             pairs += [(client, _followed(client, asked.channel)) for client in some]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
-        listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
+        listed = [await self._connection_report(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
         unwritten = await self._events.written(
             EVENTS_SECONDS
         )  # what has ended before is recorded, and what ends from here on is in the answer
-        return Witness(
+        return DeliveryReport(
             node=self._process,
             name=self._name,
             since_ms=self._since_ms,
@@ -207,9 +207,9 @@ class ClientViews:
             most=self._config.limits.connections_per_user,
         )
 
-    async def _testimony(self, asked: Circumstances, client: Client, subscription: Subscription | None) -> Testimony:
+    async def _connection_report(self, asked: DeliverySearch, client: Client, subscription: Subscription | None) -> ConnectionReport:
         row = None if subscription is None else await self._subscription(subscription)
-        return Testimony(
+        return ConnectionReport(
             client=client.client,
             transport=client.transport,
             since_ms=client.since_ms,
@@ -242,7 +242,7 @@ def _followed(client: Client, channel: str) -> Subscription | None:
     return next((each for each in client.followed() if each.channel.name == channel), None)
 
 
-def _admits(subscription: Subscription, asked: Circumstances) -> bool | None:
+def _admits(subscription: Subscription, asked: DeliverySearch) -> bool | None:
     """Whether its client is to be given the publication, by its filter."""
     if not isinstance(subscription.wire, FilteredWire):
         return True

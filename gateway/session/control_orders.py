@@ -57,7 +57,7 @@ class Orders:
             self._apply(client, message)
 
     def _carry_out_revocation(self, message: Revocation) -> None:
-        """In one turn of the loop, so that nothing that is published after it reaches those whose tokens were revoked."""
+        """Ends what the revoked tokens opened: all in one turn of the loop, so that nothing that is published later reaches those clients."""
         if message.user:
             _end_revoked(list(self._admission.users.get(message.user, ())), self._revocations.covers)
         if message.token_id and time.time() < message.until:
@@ -65,7 +65,7 @@ class Orders:
             _end_revoked(list(self._admission.clients), lambda token: token.token_id == message.token_id)
 
     async def reload(self) -> None:
-        """Valkey forgets messages before it forgets what was revoked. Raises StoreError."""
+        """Reads which tokens are revoked, which Valkey stores for longer than the messages that revoked them. Raises StoreError."""
         await self._revocations.load()
         there = self._admission.clients
         clients = list(there) if self._revocations else []
@@ -74,7 +74,7 @@ class Orders:
             await asyncio.sleep(0)
 
     async def start_over(self) -> None:
-        """Each client connects again, and has then what its token and the rules give it: no order is for a connection that was made after it."""
+        """Has each client connect again, and so get what its token and the rules give it: the orders that were missed are not for connections made later."""
         await send_away(self._admission, self._drain_seconds)
 
     def take_commands(self, session: str, commands: bytes) -> bool:
@@ -111,7 +111,7 @@ class Orders:
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),
-            "num_channels": self._hub.channels,
+            "num_channels": self._hub.channel_count,
             "num_subs": self._hub.subscriptions,
             "uptime": int(time.monotonic() - self._started),
             "process": {"cpu": time.process_time(), "rss": resident_bytes()},
@@ -127,5 +127,5 @@ def _end_revoked(clients: Iterable[Client], revoked: Callable[[Identity | Grant]
 
 
 def _given(raw: msgspec.Raw) -> bytes | None:
-    """None for JSON null."""
+    """The JSON; None for null."""
     return None if bytes(raw) == b"null" else bytes(raw)

@@ -201,7 +201,7 @@ class TimedClient(ABC, Generic[Followed]):
         return GRACE_SECONDS if self.has_grace else 0.0
 
     def watch_deadlines(self) -> None:
-        """One was added that may be due before all others."""
+        """Looks at the deadlines anew: one was added that may be due before all others."""
         self.node.wheel.set(self, self.next_due(self.node.hub.now()))
 
     def token_ends(self) -> list[tuple[float, Followed | None]]:

@@ -41,9 +41,9 @@ log = logging.getLogger("gateway.session")
 BUSY_MOST = 16  # commands of one client that wait for Valkey or a service
 TURN_MOST = 128  # commands of one message in one turn of the loop: some milliseconds, in which no other client is served
 TOKEN_COST = 16  # commands that one with a token counts as: the signature of a public key takes 40 to 750 microseconds
-# Commands, and bytes of a message, that take the time of a client that connects and subscribes: see ``Admission.turns``.
-PLACE_COMMANDS = 16
-PLACE_BYTES = 16 * 1024
+# Commands, and bytes of a message, that take as long as a client takes to connect and subscribe, which is one slot of ``Admission.turns``.
+SLOT_COMMANDS = 16
+SLOT_BYTES = 16 * 1024
 
 Read = Callable[[], Awaitable[bytes]]
 
@@ -95,7 +95,7 @@ class CommandingClient(TimedClient[Followed]):
 
     def receive(self, message: bytes) -> None:
         """Acts on the commands of one message, as far as they need not wait."""
-        if more := len(message) // PLACE_BYTES:
+        if more := len(message) // SLOT_BYTES:
             self.node.admission.turns.take_more(more)
         try:
             commands = decode(message)
@@ -136,7 +136,7 @@ class CommandingClient(TimedClient[Followed]):
             self.outlet.hold_reading(False)
 
     def _take(self, commands: list[Command], turns: Turns) -> None:
-        """``turns`` has the place that the client was given for them."""
+        """``turns``: where the client has its slot for them; many commands take more slots."""
         if self.backlog is not None:
             self.backlog += commands
             return
@@ -156,7 +156,7 @@ class CommandingClient(TimedClient[Followed]):
         except Disconnect as disconnect:
             self.close(disconnect)
         finally:
-            if more := (TURN_MOST - room) // PLACE_COMMANDS:
+            if more := (TURN_MOST - room) // SLOT_COMMANDS:
                 turns.take_more(more)
 
     def _must_wait(self) -> bool:

@@ -36,7 +36,7 @@ from ..rules.protocol import (
     reply,
 )
 from ..rules.rate_limit import spend
-from ..rules.recovery import provable
+from ..rules.recovery import recovery_start
 from ..store.layout import publish_words
 from .client_subscription import ClientSubscription, Owner, client_info, expiry
 from .states import OPENED, ConnectionState
@@ -46,7 +46,7 @@ __all__ = ["HANDLERS", "HandledSession", "since_of"]
 HISTORY_MOST = 300  # publications of one history command
 FILTERS_BYTES = 256 * 1024  # of JSON, in all filters of one client together
 NOWHERE = Since()  # of a channel that the client names no position of
-NOTHING = ServerSubscription()  # no info, no data, the rules' own: what a personal channel comes with
+NOTHING = ServerSubscription()  # how a personal channel is subscribed to: without info and data, by the rules alone
 
 
 class HandledSession(Owner, Protocol):
@@ -148,9 +148,9 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     delta = request.delta == "fossil"
     subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter, delta=delta)
     subscription.rejects = bool((request.flag or 0) & 2)
-    # Joins and leaves are presence, bit by bit.
+    # Joins and leaves show, one by one, who is present: they need the right to read presence.
     sees = admits(rules.presence_for, identity, name, subscribed=True, token=grant is not None)
-    subscription.wants_moves = bool(request.join_leave) and sees
+    subscription.wants_joins_and_leaves = bool(request.join_leave) and sees
     session.follow(subscription)
 
 
@@ -217,7 +217,7 @@ def _start(rules: ChannelRules, identity: Identity, channel: str, request: Since
     since = since_of(request)
     if since is None:
         return None
-    return provable(since, admitted=admits(rules.history, identity, channel, subscribed=True, token=token))
+    return recovery_start(since, admitted=admits(rules.history, identity, channel, subscribed=True, token=token))
 
 
 def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
@@ -250,9 +250,9 @@ def _rpc(session: HandledSession, id: int, request: RpcRequest) -> None:
 
 
 def _check_acts(session: HandledSession) -> None:
-    """Raises PermissionDenied for a page of the console: it follows channels, for which one may need no more than the role ``read``."""
+    """Raises PermissionDenied for a page of the console, whose live connection only follows channels: its operator may have the role ``read`` alone."""
     if session.identity.operator:
-        raise PermissionDenied("a page of the console publishes and calls nothing on its live connection")
+        raise PermissionDenied("the live connection of a console's page only follows channels: it cannot publish or call services")
 
 
 def _check_services(session: HandledSession) -> None:
@@ -327,10 +327,10 @@ def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> N
 
 
 def _check_type(request: SubscribeRequest | PublishRequest) -> None:
-    """Raises NotAvailable for what is meant for a map, or another kind of subscription that is not here: taken for an ordinary one, it would do
-    something else than its client asks for."""
+    """Raises NotAvailable for a map, or another kind of subscription that the gateway does not have. As an ordinary one it would do something else than
+    its client asks for."""
     if request.type:
-        raise NotAvailable("map and shared poll subscriptions are not here")
+        raise NotAvailable("map and shared poll subscriptions are not supported")
 
 
 def _channel_of(request: ChannelRequest | SubscribeRequest | RefreshRequest) -> str:

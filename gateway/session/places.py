@@ -36,8 +36,11 @@ class Socket(Protocol):
 
 
 class Place:
-    """A socket's place. ``refusal`` is why it has none, "" if it has. ``address`` is the one that it counts for, "" for none, and ``block``
-    the addresses that count as one with it, where they are limited. ``lost``: so is its socket."""
+    """What one socket takes of ``limits.connections``, or why it may not.
+
+    ``refusal`` is why there is no place for it, "" if it has one. ``address`` is the client's address that it counts for, "" for none, and ``block`` the
+    addresses that count as one with that, "" where addresses are not limited. ``counted``: it has a place. ``lost``: its socket is closed.
+    """
 
     __slots__ = ("_places", "address", "block", "counted", "lost", "refusal", "served", "socket")
 
@@ -79,7 +82,7 @@ class Places:
         return place
 
     def claim(self, place: Place, address: str) -> str:
-        """Counts it for this address from now on, if that is possible. Returns why not, "" if it is."""
+        """Counts the socket for this address from now on. Returns why that is not possible, "" if it is."""
         if place is UNLIMITED or place.lost or (place.counted and place.address == address):
             return ""
         self.release(place)
@@ -101,7 +104,7 @@ class Places:
         return place
 
     def release(self, place: Place) -> None:
-        """Nobody has it any more. Releasing it twice changes nothing."""
+        """Counts the socket no more. Releasing a place twice changes nothing."""
         self._over.pop(place, None)
         if place.counted:
             place.counted = False
@@ -112,7 +115,7 @@ class Places:
                     del self._blocks[place.block]
 
     def _judge(self, place: Place, address: str) -> None:
-        """It is to count for this address. Sets why it cannot."""
+        """Sets the address that the socket is to count for, and why it may not."""
         place.address = address
         place.block = block_of(address) if address and self._limits.connections_per_address else ""
         place.refusal = self._full(place.block)
@@ -141,7 +144,7 @@ class Places:
                 oldest.socket.abort()
 
     def _notice(self, refusal: str) -> None:
-        """One line a minute at most, however many sockets are refused."""
+        """Logs the refusal: one line a minute at most, however many sockets are refused."""
         now = self._now()
         if now >= self._notice_at:
             log.warning("sockets are refused: %s", refusal)

@@ -1,4 +1,4 @@
-"""The refusals of one client: each costs it something, none costs the log a line of its own for ever."""
+"""The error replies to one client: too many end its connection, and only some of them are logged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Refusals:
             return
         refused = use(self._refused, now, REFUSED_PER_SECOND, self._seconds)
         if refused is None:
-            raise Disconnect(3013, f"refused on and on, at last with {error.code} {error}")
+            raise Disconnect(3013, f"too many refused commands, the last one with {error.code} {error}")
         self._refused = refused
 
     def takes_line(self, now: float) -> bool:

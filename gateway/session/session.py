@@ -169,7 +169,7 @@ class Session(CommandingClient[ClientSubscription]):
         """Ends it without a message to the client. One that is still connecting does not find the channel in the reply to connect."""
         if self.subscriptions.get(subscription.channel.name) is subscription:
             del self.subscriptions[subscription.channel.name]
-        self.node.hub.leave(subscription)
+        self.node.hub.end(subscription)
         if self.answers is not None:
             self.answers.pop(subscription.channel.name, None)
             self._answer_connect_if_complete()
@@ -185,7 +185,7 @@ class Session(CommandingClient[ClientSubscription]):
     # What a service asks for.
 
     def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
-        """Subscribes it from the server's side. A subscription to the channel that is there already stays; one of that side has its info and end anew.
+        """Subscribes it from the server's side. A subscription to the channel that exists already stays; if it is server-side too, it gets the new info and expiry.
 
         A client that is still connecting finds the channel among its own in the reply to connect.
         """
@@ -220,7 +220,7 @@ class Session(CommandingClient[ClientSubscription]):
             self.outlet.send(push("", "refresh", raw_object(expiry(identity.expires_at))))
 
     def replace_identity(self, identity: Identity) -> None:
-        """The same user, from now on with what another token says."""
+        """Replaces the identity: it is the same user, from now on with what another token says."""
         self.identity = identity
         for subscription in self.subscriptions.values():
             subscription.show()
@@ -297,7 +297,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.node.wheel.remove(self)
         self.node.admission.forget(self, None if before is OPENED else self.identity.user)
         for subscription in list(self.subscriptions.values()):
-            self.node.hub.leave(subscription)
+            self.node.hub.end(subscription)
         self.subscriptions.clear()
         self.backlog = None
         self.reads = ()

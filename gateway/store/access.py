@@ -45,7 +45,7 @@ class Commands(Protocol):
         """The shards that hold slots now, as far as is known."""
 
     def shard(self, key: bytes) -> ServerCommands | None:
-        """The shard that holds the key's slot now; None if nobody does."""
+        """The shard that holds the key's slot now; None if none does."""
 
     def on_shards_changed(self, changed: Callable[[], None]) -> None:
         """``changed`` is called whenever slots are held by other shards than before. It may not raise."""
@@ -62,7 +62,7 @@ class Commands(Protocol):
         """One command. ``ServerCommands.call`` describes the arguments. Raises StoreError, Unavailable."""
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
-        """``call`` without waiting: the command has its place before all of its slot that are called after it."""
+        """``call`` without waiting: the command is carried out before those of its slot that are called later."""
 
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         """``begin`` whose answer goes to ``waiter``, which is cheaper where nobody awaits it."""

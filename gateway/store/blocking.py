@@ -17,7 +17,7 @@ __all__ = ["BlockingCommands"]
 class BlockingCommands:
     """Commands whose keys are all in the hash slot of ``key``. One at a time: a second one would wait for the first.
 
-    In a cluster the connection goes to the shard that holds the slot by what ``commands`` know, and elsewhere when the slot has moved.
+    In a cluster it connects to the shard that holds the slot, which ``commands`` knows, and to another one when the slot has moved.
     ``patience`` is for how many seconds a command waits for the connection. Start it with ``start()``, end it with ``close()``.
     """
 
@@ -27,7 +27,7 @@ class BlockingCommands:
         self._key = key
         self._patience = patience
         self._server: ServerCommands | None = None
-        self._of: ServerCommands | None = None  # the shard's commands, to whose server this connection goes
+        self._of: ServerCommands | None = None  # the commands of the shard that this connection goes to
 
     async def start(self) -> None:
         """Connects. Raises Unavailable, StoreError."""
@@ -39,7 +39,7 @@ class BlockingCommands:
             await server.close()
 
     async def call(self, *words: Any) -> Any:
-        """One command. Raises Unavailable also where its slot is about to move, or has moved: then it was not carried out; StoreError."""
+        """One command. Raises StoreError; Unavailable also where its slot moves or has moved, and then the command was not carried out."""
         server = await self._connected()
         try:
             return await server.call(*words)

@@ -23,7 +23,7 @@ from .command import GUARD_WORDS, Command, Functions, Waiter, make_command
 from .connect import Address
 from .connection import ServerCommands
 from .held_slots import HeldSlots
-from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
+from .topology import SLOTS, NodeAddress, View, ask, ask_anew, key_of, newest, slot_of
 
 __all__ = ["ClusterCommands"]
 
@@ -49,12 +49,12 @@ class ClusterCommands:
         self._patience = patience
         self._functions = functions
         self.guard_words = GUARD_WORDS if functions is not None else 0
-        self._servers: dict[Place, ServerCommands] = {}
+        self._servers: dict[NodeAddress, ServerCommands] = {}
         self._leaving: set[ServerCommands] = set()  # nodes without hash slots, which still answer what was on its way to them
         self._owners: list[ServerCommands | None] = [None] * SLOTS
         self._shards: list[ServerCommands] | None = None  # those in the table, once asked for
         self._is_patched = False  # by redirections, since the table was read
-        self._replicas: Sequence[Place] = ()
+        self._replicas: Sequence[NodeAddress] = ()
         self._numbers = count()
         self._held = HeldSlots(self, patience)
         self._changed: list[Callable[[], None]] = []
@@ -195,19 +195,19 @@ class ClusterCommands:
     def unreachable(self, server: ServerCommands) -> None:
         self.look_again()
 
-    def moved(self, slot: int, place: Place) -> ServerCommands:
-        """A shard says that ``place`` holds the slot, which is newer than the table."""
-        self._owners[slot] = server = self.server(place)
+    def moved(self, slot: int, node: NodeAddress) -> ServerCommands:
+        """A shard says that ``node`` holds the slot, which is newer than the table."""
+        self._owners[slot] = server = self.server(node)
         self._is_patched, self._shards = True, None
         self.look_again()
         return server
 
-    def server(self, place: Place) -> ServerCommands:
+    def server(self, node: NodeAddress) -> ServerCommands:
         """The commands of a node, connected from now on."""
-        server = self._servers.get(place)
+        server = self._servers.get(node)
         if server is None:
-            address = self.address.node(*place)
-            server = self._servers[place] = ServerCommands(address, patience=self._patience, functions=self._functions, redirects=self)
+            address = self.address.node(*node)
+            server = self._servers[node] = ServerCommands(address, patience=self._patience, functions=self._functions, redirects=self)
             server.begin_connecting()
         return server
 
@@ -250,20 +250,20 @@ class ClusterCommands:
     async def _look(self) -> View:
         """What the nodes say: those that are connected, and, where some are not, others that are known."""
         asking: list[Callable[[], Awaitable[View]]] = []
-        connected = {place for place, server in self._servers.items() if server.connected}
-        for place in connected:
-            asking.append(partial(ask, self._servers[place].call_now, place))
+        connected = {node for node, server in self._servers.items() if server.connected}
+        for node in connected:
+            asking.append(partial(ask, self._servers[node].call_now, node))
         if len(connected) < len(self._servers) or not connected:
-            others = {*self._replicas, *self._servers, *(seed.place for seed in self.address.seeds)} - connected
-            asking += [partial(ask_anew, self.address.node(*place)) for place in others]
+            others = {*self._replicas, *self._servers, *(seed.host_and_port for seed in self.address.seeds)} - connected
+            asking += [partial(ask_anew, self.address.node(*node)) for node in others]
         return await newest(asking)
 
     def _apply(self, view: View) -> bool:
         """Takes over what a node knows. True if any slot is held by another shard than before."""
         before = self._owners
         after: list[ServerCommands | None] = [None] * SLOTS
-        for first, last, place in view.ranges:
-            after[first : last + 1] = [self.server(place)] * (last + 1 - first)
+        for first, last, node in view.ranges:
+            after[first : last + 1] = [self.server(node)] * (last + 1 - first)
         self._replicas = view.replicas
         if after == before and not self._is_patched:
             return False
@@ -277,9 +277,9 @@ class ClusterCommands:
 
     def _retire(self, needed: set[ServerCommands]) -> None:
         """Closes the connections to nodes that hold no slots any more, once what was on its way there is answered."""
-        for place, server in list(self._servers.items()):
+        for node, server in list(self._servers.items()):
             if server not in needed:
-                del self._servers[place]
+                del self._servers[node]
                 self._leaving.add(server)
                 self._tasks.spawn(self._close(server))
 

@@ -99,7 +99,7 @@ class Command(msgspec.Struct, eq=False):
 
 
 def make_command(words: tuple[Any, ...], *, guarded: bool, repeatable: bool, waiter: Waiter | None = None) -> Command:
-    """Without a ``waiter`` it is made for a future."""
+    """The command of these words. Without a ``waiter`` its answer goes to a future of its own."""
     loop = asyncio.get_running_loop()
     text = libvalkey.pack_command(words)
     if guarded:

@@ -79,8 +79,11 @@ class _Pool(Protocol):
 
 
 class _Sentinels(Sentinel):
-    """Asks first the Sentinel whose answer came last. One that is being asked is the last in the list until it answers: where its machine is gone, that
-    takes longer to notice than an attempt to connect lasts, and in valkey-py's order no attempt would ever come to the others."""
+    """Sentinels, of which the one that answered last is asked first.
+
+    While a Sentinel is asked, it is at the end of the list. Where its machine is gone, that takes longer to notice than an attempt to connect lasts: in
+    valkey-py's order each attempt would begin with it again, and none would come to the others.
+    """
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         sentinels: list[Any] = self.sentinels
@@ -140,7 +143,7 @@ class Address:
         return bool(self.seeds)
 
     @property
-    def place(self) -> tuple[str, int]:
+    def host_and_port(self) -> tuple[str, int]:
         """Host and port of an address that has one of each, such as a node's."""
         ((host, port),) = hosts_of(self.url, 6379)
         return host, port
@@ -149,8 +152,8 @@ class Address:
         """A node of the cluster that this address names, or belongs to: with the same login, TLS and options."""
         parts = urlsplit(self.url)
         login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        node = Address(parts._replace(scheme=parts.scheme.removesuffix("+cluster"), netloc=login + place, path="").geturl())
+        host_and_port = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        node = Address(parts._replace(scheme=parts.scheme.removesuffix("+cluster"), netloc=login + host_and_port, path="").geturl())
         node.in_cluster = True
         return node
 

@@ -1,12 +1,13 @@
-"""Whether an embedded server goes on where the last one on its folder ended, by a note in that folder.
+"""Whether an embedded server has all that the last server on its data folder acknowledged, by a note in that folder.
 
-It may not where the machine went down under it, which takes what was not on the disk yet, where it ended while it could not write to its file, as on a
-full disk, and where the folder is a copy, or was given back the files of a backup. No gateway that saw more is left then to notice what is missing.
+Something may be missing in three cases: the machine went down while the last server ran, which loses what was not on the disk yet; that server ended
+while it could not write to its file, as on a full disk; the folder is a copy, or files of a backup were put into it. No gateway that saw more is left
+then to notice it.
 
-The note is ``STATE INODE``, or ``stopped INODE CHANGED`` once the server ended in order; before, STATE is the boot of the machine that it runs on.
-It is empty where something is missing for certain: a full disk takes no other note.
-INODE is that of the folder with its file, which a copy does not have. CHANGED is when that folder and the files in it were changed last (ctime, in
-ns), which no program can set: what writes an older file there, or only gives it to another user, leaves a later time.
+The note is ``STATE INODE`` while a server runs, where STATE names the boot of its machine, and ``stopped INODE CHANGED`` once it ended in order. It is
+empty where something is missing for certain, since a full disk takes no longer one.
+INODE is that of the folder with the append-only file: a copy has another one. CHANGED is when that folder and the files in it were changed last (ctime,
+in ns), which no program can set: what writes an older file there, or only gives it to another user, leaves a later time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux; elsewhere a machine 
 
 
 class Continuity:
-    """The note of one data folder. A folder without one, as of an older version, is taken to go on."""
+    """The note of one data folder. In a folder without one, as of an older version, nothing is taken to be missing."""
 
     def __init__(self, data_path: Path) -> None:
         self._note = data_path / "gateway.continuity"
@@ -48,7 +49,7 @@ class Continuity:
         return state != _boot()
 
     def note(self, *, stopped: bool) -> None:
-        """From now on the server runs, or is ``stopped``. A note that cannot be written is logged."""
+        """Writes that the server runs from now on, or is ``stopped``. A note that cannot be written is logged."""
         draft = self._note.with_name(f"{self._note.name}.new")
         try:
             with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:

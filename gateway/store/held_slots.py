@@ -21,7 +21,7 @@ from ..runtime.tasks import Tasks
 from .command import Command, counters_of
 from .command_queue import OVERTAKEN
 from .connection import ServerCommands
-from .topology import Place, redirected_to
+from .topology import NodeAddress, redirected_to
 
 __all__ = ["HeldSlots", "Routes"]
 
@@ -35,9 +35,9 @@ class Routes(Protocol):
 
     def owner(self, slot: int) -> ServerCommands | None: ...
 
-    def moved(self, slot: int, place: Place) -> ServerCommands: ...
+    def moved(self, slot: int, node: NodeAddress) -> ServerCommands: ...
 
-    def server(self, place: Place) -> ServerCommands: ...
+    def server(self, node: NodeAddress) -> ServerCommands: ...
 
     def look_again(self) -> None: ...
 
@@ -194,11 +194,11 @@ class HeldSlots:
         refusal = await self._answer(held, command, owner)
         if refusal is None:
             return None, _was_carried_out(command)
-        kind, place = refusal.partition(" ")[0], redirected_to(refusal, owner.address.place)
-        if kind == "ASK" and place is not None:
-            return await self._answer(held, command, self._routes.server(place), asking=True), False
-        if kind == "MOVED" and place is not None:
-            self._routes.moved(held.slot, place)
+        kind, node = refusal.partition(" ")[0], redirected_to(refusal, owner.address.host_and_port)
+        if kind == "ASK" and node is not None:
+            return await self._answer(held, command, self._routes.server(node), asking=True), False
+        if kind == "MOVED" and node is not None:
+            self._routes.moved(held.slot, node)
         elif kind != "TRYAGAIN":
             self._routes.look_again()
         return refusal, False

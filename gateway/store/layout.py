@@ -1,6 +1,6 @@
 """The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: docs/reference/valkey-layout.md.
 
-An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
+An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; one with offset 0 is not in history.
 ``@join`` and ``@leave``, each with a ClientInfo in JSON, say that a client joined or left the channel; ``@reset <epoch> <offset>`` says that
 what gateways remember of the channel is void. Anything else is the data of an ephemeral publication.
 """
@@ -290,7 +290,7 @@ def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str 
 
 
 def read_next(payload: bytes, epoch: str, offset: int) -> Publication | None:
-    """The publication that is announced, if it is the one at this place and has neither tags nor options; None for anything else.
+    """The publication that is announced, if it has this ``epoch`` and ``offset``, and neither tags nor options; None for anything else.
 
     For it alone this takes half as long as ``read_announcement``, and nearly all announcements are so.
     """

@@ -110,7 +110,7 @@ class Library:
         except Unavailable as error:
             if not commands.sharded:
                 raise
-            log.warning("the channels' rules could not be stored for publishers, who use those in the functions: %s", error)
+            log.warning("the channels' rules could not be stored for publishers, which use those in the functions instead: %s", error)
         if not commands.sharded:
             await self._install_or_use(commands.call, self._rules, sharded=False)
             return
@@ -276,7 +276,7 @@ def _read_rules(stored: bytes, key: str) -> Rules | None:
     try:
         rules = msgspec.json.decode(stored, type=dict[str, _Rules])
     except UNREADABLE as error:
-        log.warning("what %s holds are no rules, and is ignored: %s", key, ascii(str(error))[:200])
+        log.warning("the key %s holds no rules of channels that can be read, and is ignored: %s", key, ascii(str(error))[:200])
         return None
     return _plain(rules) if "" in rules else None
 

@@ -8,9 +8,9 @@ wanted, and asks for them again by itself.
 
 On a cluster the channels of a hash slot are a group, which is at the connection to the shard that holds the slot:
 
-    unplaced ──the slot's shard is known──▶ at a connection ──withdrawn, refused, the slot is another shard's──▶ unplaced
+    unassigned ──the slot's shard is known──▶ at a connection ──withdrawn, refused, the slot is another shard's──▶ unassigned
 
-One server by itself has one group, at one connection. A group that loses its place, or its connection, loses its channels alone.
+One server by itself has one group, at one connection. Where a group is moved, or its connection is lost, announcements of that group's channels alone are missed.
 
 A batch is handed over in a fixed order, since one thing may depend on another: first what came on the process's own
 channel, then the channels that have a listener of their own, in the order in which these were added, then all others. Between what different
@@ -40,8 +40,8 @@ __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 log = logging.getLogger("gateway.link")
 
 START_SECONDS = 10.0  # for the first heartbeats
-PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
-PLACE_MOST = 1.0
+ASSIGN_SECONDS = 0.02  # before it is tried again to assign a group; it doubles up to ASSIGN_MOST
+ASSIGN_MOST = 1.0
 LOST_AT_ONCE = 500  # channels, or groups, of one turn of the loop: about 3 ms
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
@@ -88,7 +88,7 @@ class OwnListener(Protocol):
 
 
 class _Group:
-    """Channels of one hash slot, or all there are; ``connection`` is where they are asked for, None while they are unplaced."""
+    """Channels of one hash slot, or all there are; ``connection`` is where they are asked for, None while they are unassigned."""
 
     __slots__ = ("channels", "connection", "refusals")
 
@@ -122,7 +122,7 @@ class Link:
         self._closed = False
 
     def add_listener(self, listener: Listener) -> None:
-        """For all channels that have no listener of their own."""
+        """Adds a listener for all channels that have none of their own."""
         self._listeners.append(listener)
 
     def add_channel_listener(self, channel: bytes, listener: ChannelListener) -> None:
@@ -141,7 +141,7 @@ class Link:
 
     @property
     def doubt(self) -> str:
-        """Why it is proven of no server that what it announces reaches this process; "" if it is of any."""
+        """Why no server is proven to reach this process with what it announces; "" if any of them is."""
         doubts = [connection.doubt for connection in self._connections.values()] or ["there is no live link to Valkey"]
         return doubts[0] if all(doubts) else ""
 
@@ -166,7 +166,7 @@ class Link:
             async with asyncio.timeout(START_SECONDS):
                 await self._first_beats()
                 while not self.proven and not self._refusals():  # they came through connections that were lost again
-                    await asyncio.sleep(PLACE_SECONDS)
+                    await asyncio.sleep(ASSIGN_SECONDS)
                     await self._first_beats()
         except TimeoutError:
             if self.proven:
@@ -211,7 +211,7 @@ class Link:
             group = self._groups[slot] = _Group()
             group.connection = self._connection_of(channel)
             if group.connection is None and self._connections:
-                self._place_later(group)
+                self._assign_later(group)
         return group
 
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
@@ -241,19 +241,19 @@ class Link:
         shard = self._commands.shard(channel)
         return None if shard is None else self._connections.get(shard)
 
-    def _place(self, group: _Group) -> None:
+    def _assign(self, group: _Group) -> None:
         if self._closed or group.connection is not None or not group.channels:
             return
         group.connection = self._connection_of(next(iter(group.channels)))
         if group.connection is None:
-            self._place_later(group)
+            self._assign_later(group)
         else:
             group.connection.subscribe(list(group.channels))
 
-    def _place_later(self, group: _Group) -> None:
+    def _assign_later(self, group: _Group) -> None:
         group.refusals += 1
         self._commands.look_again()
-        asyncio.get_running_loop().call_later(backoff(group.refusals, PLACE_SECONDS, PLACE_MOST), self._place, group)
+        asyncio.get_running_loop().call_later(backoff(group.refusals, ASSIGN_SECONDS, ASSIGN_MOST), self._assign, group)
 
     # The shards.
 
@@ -273,7 +273,7 @@ class Link:
             connection.check_beat_channel()
 
     def _move_groups(self, groups: Iterator[_Group]) -> None:
-        """Places those anew that are not at the connection to their shard. The old one, if it is there, withdraws the channels by itself."""
+        """Moves groups to the connections of their shards, some in each turn of the loop. A server that a group leaves withdraws its channels by itself."""
         some, self._moving = list(islice(groups, LOST_AT_ONCE)), None
         if self._closed or not some:
             return
@@ -284,7 +284,7 @@ class Link:
         self._lose([group for group in moving if group.connection is not None])
         for group in moving:
             group.connection = None
-            self._place(group)
+            self._assign(group)
         self._moving = asyncio.get_running_loop().call_soon(self._move_groups, groups)
 
     def _lose(self, groups: list[_Group]) -> None:
@@ -373,7 +373,7 @@ class Link:
         self._lose(list(groups))
         for group in groups:
             group.connection = None
-            self._place_later(group)
+            self._assign_later(group)
 
     def _take_heartbeats(self, batch: dict[bytes, list[bytes]]) -> None:
         for connection in self._connections.values():

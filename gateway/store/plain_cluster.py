@@ -17,7 +17,7 @@ from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from .connect import Address
 from .plain_commands import Load, Redirected, SyncCommands
-from .topology import SLOTS, Place, View, key_of, redirected_to, slot_of, view_of
+from .topology import SLOTS, NodeAddress, View, key_of, redirected_to, slot_of, view_of
 
 __all__ = ["SyncClusterCommands"]
 
@@ -41,17 +41,17 @@ class SyncClusterCommands:
         self._seconds = seconds
         self._load = load
         self._lock = threading.RLock()
-        self._nodes: dict[Place, SyncCommands] = {}
-        self._owners: list[Place | None] = []
-        self._others: Sequence[Place] = ()
+        self._nodes: dict[NodeAddress, SyncCommands] = {}
+        self._owners: list[NodeAddress | None] = []
+        self._others: Sequence[NodeAddress] = ()
         self._stale = True  # which nodes hold which slots is asked for before the next command
-        self._failed: set[Place] = set()  # nodes that could not be reached lately: they are asked last
+        self._failed: set[NodeAddress] = set()  # nodes that could not be reached lately: they are asked last
 
     def call(self, *words: Any) -> Any:
         until, attempt = time.monotonic() + self._seconds, 0
-        place, asking = self._place_of(words), False
+        address, asking = self._address_of(words), False
         while True:
-            node = self._node(place)
+            node = self._node(address)
             try:
                 return node.call_asking(*words) if asking else node.call(*words)
             except Redirected as error:
@@ -60,28 +60,28 @@ class SyncClusterCommands:
                     raise Unavailable(f"{self._address}: {error}") from None
                 if attempt > AT_ONCE or not str(error).startswith(ELSEWHERE):
                     time.sleep(backoff(attempt, PAUSE_SECONDS, PAUSE_MOST))
-                place, asking = self._redirected(words, place, str(error))
+                address, asking = self._redirected(words, address, str(error))
             except Unavailable:
-                self._suspect(place)
+                self._suspect(address)
                 raise
 
-    def _redirected(self, words: Sequence[Any], asked: Place, refusal: str) -> tuple[Place, bool]:
+    def _redirected(self, words: Sequence[Any], asked: NodeAddress, refusal: str) -> tuple[NodeAddress, bool]:
         """Where the command goes next, and whether it is to be sent as one that was asked for."""
         self._stale = True
-        place = redirected_to(refusal, asked) if refusal.startswith(ELSEWHERE) else None
-        return (place, refusal.startswith("ASK")) if place is not None else (self._place_of(words), False)
+        address = redirected_to(refusal, asked) if refusal.startswith(ELSEWHERE) else None
+        return (address, refusal.startswith("ASK")) if address is not None else (self._address_of(words), False)
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
-        place = self._place_of((b"SPUBLISH", channel))
+        address = self._address_of((b"SPUBLISH", channel))
         try:
-            with self._node(place).listening_sharded(channel) as announced:
+            with self._node(address).listening_sharded(channel) as announced:
                 yield announced
         except Redirected as error:
             self._stale = True
             raise Unavailable(f"{self._address}: {error}") from None
         except Unavailable:
-            self._suspect(place)
+            self._suspect(address)
             raise
 
     def close(self) -> None:
@@ -92,46 +92,46 @@ class SyncClusterCommands:
 
     # Which nodes hold which slots.
 
-    def _place_of(self, words: Sequence[Any]) -> Place:
+    def _address_of(self, words: Sequence[Any]) -> NodeAddress:
         """The primary that holds the slot of a command; any for one without a key. Raises Unavailable where none does."""
         with self._lock:
             if self._stale:
                 self._look()
             key = key_of(words)
             if key is None:
-                return min(filter(None, set(self._owners)), key=lambda place: place in self._failed)
-            place = self._owners[slot_of(key)]
-        if place is None:
+                return min(filter(None, set(self._owners)), key=lambda address: address in self._failed)
+            address = self._owners[slot_of(key)]
+        if address is None:
             self._stale = True
             raise Unavailable(f"no shard of the cluster at {self._address} holds the slot of this command")
-        return place
+        return address
 
-    def _suspect(self, place: Place) -> None:
+    def _suspect(self, address: NodeAddress) -> None:
         with self._lock:
-            self._failed.add(place)
+            self._failed.add(address)
             self._stale = True
 
-    def _node(self, place: Place) -> SyncCommands:
+    def _node(self, address: NodeAddress) -> SyncCommands:
         with self._lock:
-            if place not in self._nodes:
-                client = self._address.node(*place).sync_client(self._seconds)
-                self._nodes[place] = SyncCommands(client, self._load, self.call)
-            return self._nodes[place]
+            if address not in self._nodes:
+                client = self._address.node(*address).sync_client(self._seconds)
+                self._nodes[address] = SyncCommands(client, self._load, self.call)
+            return self._nodes[address]
 
     def _look(self) -> None:
         """Asks some nodes, and believes the newest answer. Raises Unavailable if none answers and nothing is known from before."""
-        places = list({*filter(None, self._owners), *self._others, *(seed.place for seed in self._address.seeds)})
-        random.shuffle(places)
+        addresses = list({*filter(None, self._owners), *self._others, *(seed.host_and_port for seed in self._address.seeds)})
+        random.shuffle(addresses)
         views: list[View] = []
         fault = StoreError(f"no node of the cluster at {self._address} knows of a slot that is held")
-        for place in sorted(places, key=lambda place: place in self._failed):
+        for address in sorted(addresses, key=lambda address: address in self._failed):
             try:
-                view = self._view(place)
+                view = self._view(address)
             except StoreError as error:
                 fault = error
-                self._failed.add(place)
+                self._failed.add(address)
                 continue
-            self._failed.discard(place)
+            self._failed.discard(address)
             views += [view] if view.ranges else []
             if len(views) == VIEWS:
                 break
@@ -140,15 +140,15 @@ class SyncClusterCommands:
         elif not self._owners:
             raise fault
 
-    def _view(self, place: Place) -> View:
-        node = self._node(place)
-        return view_of(node.call(b"CLUSTER", b"INFO"), node.call(b"CLUSTER", b"SLOTS"), place)
+    def _view(self, address: NodeAddress) -> View:
+        node = self._node(address)
+        return view_of(node.call(b"CLUSTER", b"INFO"), node.call(b"CLUSTER", b"SLOTS"), address)
 
     def _apply(self, view: View) -> None:
-        owners: list[Place | None] = [None] * SLOTS
-        for first, last, place in view.ranges:
-            owners[first : last + 1] = [place] * (last + 1 - first)
+        owners: list[NodeAddress | None] = [None] * SLOTS
+        for first, last, address in view.ranges:
+            owners[first : last + 1] = [address] * (last + 1 - first)
         self._owners, self._others, self._stale = owners, view.replicas, False
         known = {*filter(None, owners), *view.replicas}
-        for place in [place for place in self._nodes if place not in known]:
-            self._nodes.pop(place).close()
+        for address in [address for address in self._nodes if address not in known]:
+            self._nodes.pop(address).close()

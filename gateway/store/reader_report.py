@@ -44,7 +44,7 @@ async def report_reader(commands: Commands, layout: Layout, group: str, namespac
 
 
 async def read_reader_reports(commands: Commands, layout: Layout) -> dict[str, ReaderReport]:
-    """By group. What another program wrote there is left out, and a group that has not reported for long is removed. Raises StoreError."""
+    """The reports by group. What another program wrote there is left out, and a group that has not reported for long is removed. Raises StoreError."""
     answer = await commands.call(b"HGETALL", layout.reader_groups, repeatable=True)
     read = {name: _read(text, layout) for name, text in zip(answer[::2], answer[1::2], strict=True)}
     reports = {name: report for name, report in read.items() if report is not None}

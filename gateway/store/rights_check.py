@@ -97,9 +97,9 @@ def _with_each_pattern(command: str, words: list[str], rights: Rights) -> Iterat
         yield _Trial(command, words, "")
 
 
-def _filled(words: list[str], place: str, pattern: str, name: str | None = None) -> list[str]:
+def _filled(words: list[str], placeholder: str, pattern: str, name: str | None = None) -> list[str]:
     name = name or example_of(pattern)
-    return [name if word == place else word for word in words]
+    return [name if word == placeholder else word for word in words]
 
 
 def example_of(pattern: str) -> str:
@@ -160,7 +160,7 @@ async def _try_all(asked: _Asked, rights: Rights) -> Lack:
 
 
 async def _try_by_function(asked: _Asked, trials: list[_Trial]) -> list[str] | None:
-    """None where Valkey lacks the function that tries them."""
+    """The words that the user lacks; None where Valkey lacks the function that tries them."""
     answers = await asked.ask("FCALL", "gateway_may", "0", *(msgspec.json.encode(trial.words).decode() for trial in trials))
     if isinstance(answers, str):
         return ["+fcall"] if lacking(answers) else None

@@ -18,7 +18,7 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseEr
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .connect import Address
 
-__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "newest", "redirected_to", "slot_of", "view_of"]
+__all__ = ["SLOTS", "NodeAddress", "View", "ask_anew", "key_of", "newest", "redirected_to", "slot_of", "view_of"]
 
 SLOTS = 16384
 ASKED_MOST = 5  # nodes of one look
@@ -27,15 +27,15 @@ NODES_MOST = 1000  # primaries, to each of which there is a connection; Valkey a
 KEYLESS = frozenset("TIME INFO FUNCTION PING CONFIG ACL CLUSTER CLIENT COMMAND".split())
 FAMILIES = frozenset(("XINFO", "MEMORY"))  # whose second word is part of the command
 
-Place = tuple[str, int]  # host and port
+NodeAddress = tuple[str, int]  # host and port
 _HOST = re.compile(r"[0-9A-Za-z_.:-]{1,255}").fullmatch
 
 
 class View(NamedTuple):
     """What one node knows: (first slot, last slot, primary) each, all other nodes, whether it finds the cluster whole, and as of which epoch."""
 
-    ranges: Sequence[tuple[int, int, Place]]
-    replicas: Sequence[Place]
+    ranges: Sequence[tuple[int, int, NodeAddress]]
+    replicas: Sequence[NodeAddress]
     whole: bool
     epoch: int
 
@@ -59,22 +59,22 @@ def slot_of(key: bytes) -> int:
     return key_slot(key)
 
 
-def redirected_to(refusal: str, asked: Place) -> Place | None:
-    """Where a redirection, ``MOVED slot host:port``, leads to; None if it names no place."""
+def redirected_to(refusal: str, asked: NodeAddress) -> NodeAddress | None:
+    """Where a redirection, ``MOVED slot host:port``, leads to; None if it names none."""
     host, _, port = refusal.split(" ")[-1].rpartition(":")
     try:
-        return _place(host, port, asked)
+        return _node_address(host, port, asked)
     except ValueError:
         return None
 
 
-async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
+async def ask(call: Callable[..., Awaitable[Any]], asked: NodeAddress) -> View:
     """What the node knows that ``call`` sends to. Raises StoreError, Unavailable, TimeoutError."""
     async with asyncio.timeout(ASK_SECONDS):
         return view_of(await call(b"CLUSTER", b"INFO"), await call(b"CLUSTER", b"SLOTS"), asked)
 
 
-def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
+def view_of(info: bytes, slots: Sequence[Any], asked: NodeAddress) -> View:
     """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS. Raises Unavailable for what is no table of slots."""
     try:
         return _view_of(info, slots, asked)
@@ -82,21 +82,21 @@ def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
         raise Unavailable(f"Valkey at {asked[0]}:{asked[1]} does not say in a known form which nodes hold which slots: {error!r}") from None
 
 
-def _view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
+def _view_of(info: bytes, slots: Sequence[Any], asked: NodeAddress) -> View:
     facts = dict(line.split(":", 1) for line in info.decode().split() if ":" in line)
-    ranges: list[tuple[int, int, Place]] = []
-    replicas: set[Place] = set()
+    ranges: list[tuple[int, int, NodeAddress]] = []
+    replicas: set[NodeAddress] = set()
     for first, last, primary, *others in slots:
         if not 0 <= first <= last < SLOTS:
             raise ValueError(f"no slots {first} to {last}")
         ranges.append((first, last, _node(primary, asked)))
         replicas.update(_node(other, asked) for other in others)
-    if len({place for _, _, place in ranges}) > NODES_MOST:
+    if len({primary for _, _, primary in ranges}) > NODES_MOST:
         raise ValueError(f"more than {NODES_MOST} primaries")
     return View(ranges, sorted(replicas), facts.get("cluster_state") == "ok", int(facts.get("cluster_current_epoch", 0)))
 
 
-def _place(host: str, port: str | int, asked: Place) -> Place:
+def _node_address(host: str, port: str | int, asked: NodeAddress) -> NodeAddress:
     """A missing host is that of the node that was asked; "?" is one whose host name is not known yet. Raises ValueError.
 
     The host becomes a part of an address with the login, so it must be nothing that could be read as more than a host.
@@ -107,12 +107,12 @@ def _place(host: str, port: str | int, asked: Place) -> Place:
     return host if is_named else asked[0], int(port)
 
 
-def _node(node: Sequence[Any], asked: Place) -> Place:
+def _node(node: Sequence[Any], asked: NodeAddress) -> NodeAddress:
     host = node[0].decode() if node[0] else ""
     if host == "?":  # hostnames are preferred, and it has none
         more = node[3] if len(node) > 3 else []
         host = dict(zip(more[::2], more[1::2], strict=True)).get(b"ip", b"").decode()
-    return _place(host, node[1], asked)
+    return _node_address(host, node[1], asked)
 
 
 async def ask_anew(address: Address) -> View:
@@ -126,7 +126,7 @@ async def ask_anew(address: Address) -> View:
     try:
         async with asyncio.timeout(ASK_SECONDS):
             await connection.connect()
-        return await ask(call, address.place)
+        return await ask(call, address.host_and_port)
     except AuthenticationError as error:
         raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
     except NoPermissionError as error:

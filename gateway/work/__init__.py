@@ -15,7 +15,7 @@
     source                       what a bridge reads from; the record of what could not be published
     foreign_keys                 Lists and Streams, whose entries come exactly once
     foreign_messages             Pub/Sub channels and patterns, whose messages come at most once
-    exclusive                    work that one process of all does
+    exclusive                    work that one of all processes does at a time
     alerts                       thresholds of queues: each change is logged and published once
     reader                       Reader: a durable reader of channels
     deliveries                   what it gives: a publication to acknowledge, and the gap before it

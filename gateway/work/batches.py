@@ -29,8 +29,8 @@ class Batches:
         return len(self._gathering)
 
     def room(self, queue: str, handlers: Mapping[str, Handler]) -> int:
-        """How many jobs of a queue are to be taken for the batches that gather: for each as many as it has, where it has room for them. What is
-        taken may belong to no batch, and would then wait here while another worker is free."""
+        """How many jobs of a queue are to be taken to fill the batches that gather: for each batch as many as it has already, or as it has room for if
+        that is less. More would be a risk: a job that is taken and belongs to no batch waits here, though another worker may be free."""
         sizes = ((handlers[name].batch, len(runs)) for (of, name, _), runs in self._gathering.items() if of == queue)
         return sum(min(batch.most - size, size) for batch, size in sizes if batch is not None)
 

@@ -2,7 +2,7 @@
 
     source → take: a batch → mapping: entry → publication, or why not → publish, channel by channel → finish: the batch is done
 
-One process of all works for a bridge, the others stand by. Each step is tried again until Valkey takes it, so a Valkey that is away or
+One of all processes works for a bridge, the others stand by. Each step is tried again until Valkey takes it, so a Valkey that is away or
 refuses for now stops the bridge and loses nothing. What Valkey or the rules refuse for good is recorded in the list of what failed.
 """
 
@@ -78,7 +78,7 @@ class Bridges:
 
     @property
     def statistics(self) -> dict[str, BridgeStatistics]:
-        """By the bridges' names."""
+        """What each bridge did, by its name."""
         return {bridge.title: bridge.statistics() for bridge in self._bridges}
 
     async def start(self) -> None:

@@ -77,15 +77,16 @@ class Delivery:
 
     @property
     def time(self) -> datetime:
-        """When Valkey counted it, in UTC."""
+        """When it was published, by Valkey's clock, in UTC."""
         return datetime.fromtimestamp(self.ms / 1000, UTC)
 
     async def ack(self) -> bool:
         """Acknowledges this publication: the group does not get it again. Waits while Valkey cannot be reached, or takes no writes.
 
         Returns False if it was not recorded, because another instance reads the channel now, or its history was replaced: then the
-        publication is given again, to whichever instance reads the channel. Where Valkey's answer was lost, and the channel too, one that was
-        recorded is still True, unless a publication before it was not settled, or the reader is closed. Raises StoreError if Valkey refuses.
+        publication is given again, to whichever instance reads the channel. Where only Valkey's answer was lost, it asks again, and returns True if
+        the acknowledgement was recorded, even if another instance reads the channel by then; but not if an earlier publication was not settled, or the
+        reader is closed. Raises StoreError if Valkey refuses.
         """
         return await self._settling.settle(self, None)
 

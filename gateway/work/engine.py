@@ -65,7 +65,7 @@ class Engine:
         self._history = History(commands, layout)
         self._tasks = Tasks()
         self._wake = asyncio.Event()
-        self._threads = Threads(self._on_left_threads)
+        self._threads = Threads(self._on_abandoned_threads)
         self._processes = ProcessPool()
         self._stopping = False
         self._batches = Batches(self._start)
@@ -120,15 +120,15 @@ class Engine:
 
     def _room(self) -> int:
         """How many jobs may be taken. Threads whose jobs are over take no room, until they are as many as the jobs: at most twice as many run."""
-        left = max(0, self._threads.left - self._plan.concurrency)
-        return self._plan.concurrency - left - len(self._calls) - len(self._batches) - len(self._waiting) - self._parking
+        abandoned = max(0, self._threads.abandoned - self._plan.concurrency)
+        return self._plan.concurrency - abandoned - len(self._calls) - len(self._batches) - len(self._waiting) - self._parking
 
-    def _on_left_threads(self) -> None:
+    def _on_abandoned_threads(self) -> None:
         self._wake.set()
-        if self._threads.left > self._plan.concurrency:
+        if self._threads.abandoned > self._plan.concurrency:
             log.error(
                 "%d threads of handlers go on though their jobs are over, and nothing can end a thread: fewer jobs are taken until they end",
-                self._threads.left,
+                self._threads.abandoned,
             )
 
     def _choose(self) -> tuple[Intake, int] | None:
@@ -176,7 +176,7 @@ class Engine:
             self._end(run, Outcome("failed", reason=f"its serial key could not be made of its data: {type(error).__name__}: {error}"))
             return
         if serial is None:
-            self._place(handler, run)
+            self._start_or_wait(handler, run)
         else:
             self._parking += 1
             self._tasks.spawn(self._park(handler, run, serial))
@@ -187,13 +187,13 @@ class Engine:
         finally:
             self._parking -= 1
         if first and not self._stopping:
-            self._place(handler, run)
+            self._start_or_wait(handler, run)
             return
         if first:
             self._end(run, Outcome("given_back"))
         self._wake.set()
 
-    def _place(self, handler: Handler, run: Run) -> None:
+    def _start_or_wait(self, handler: Handler, run: Run) -> None:
         if handler.batch is not None:
             self._batches.add(handler, run)
         elif self._plan.concurrency - len(self._calls) - len(self._batches) > 0:
@@ -270,7 +270,7 @@ class Engine:
                 while any(intake.held for intake in self._intakes.values()):
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            log.warning("valkey did not acknowledge the end of some jobs: others do them again when the lease is over")
+            log.warning("valkey did not acknowledge the end of some jobs: other workers run them again when this worker's lease is over")
 
 
 def _call_serial(serial: Callable[[Any], object], run: Run) -> object:

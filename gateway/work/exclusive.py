@@ -1,4 +1,4 @@
-"""Work that one process of all does, while the others stand by.
+"""Work that only one of all processes does at a time, while the others stand by.
 
 The process that works holds a lease: a key in Valkey that ends LEASE_SECONDS after its last renewal, by Valkey's clock. A process
 that stands by asks again when the lease that it saw ends, so a dead process is replaced within LEASE_SECONDS. One that cannot renew its

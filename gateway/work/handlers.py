@@ -38,7 +38,7 @@ class Retry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NoJson:
-    """In place of a result that a handler in a process returned, and that is no JSON; ``reason`` is why it could not be sent."""
+    """Stands for a result that a handler in a process returned and that is no JSON; ``reason`` is why it could not be sent."""
 
     reason: str
 
@@ -98,7 +98,7 @@ def describe(name: str, function: Callable[..., Any], *, batch: BatchRule | None
     if process and batch:
         raise TypeError(f"{name}: a handler with process=True takes one job at a time")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name}: a handler is no generator, which nothing would run: it has a yield")
+        raise TypeError(f"{name}: a handler cannot be a generator, since nothing would run it: it has a yield")
     if inspect.iscoroutinefunction(options.get("serial")):
         raise TypeError(f"{name}: serial is a plain function, which returns the key: nothing awaits it")
     annotation = _data_annotation(name, function)

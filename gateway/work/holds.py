@@ -12,7 +12,7 @@ __all__ = ["Hold", "Settle"]
 
 
 class Hold:
-    """From when this instance took the channel, as ``owner``, until it gives it back or loses it: then ``live`` is False for good.
+    """A channel from when this instance took it, as ``owner``, until it gives it back or loses it: then ``live`` is False for good.
 
     ``outstanding`` are publications that were read and not settled, in order; those of them that the application has are also in ``handed``.
     ``leaving``: the channel is another instance's; it is given back once the application has settled what it has. ``settle`` settles a

@@ -194,8 +194,8 @@ class Intake:
                 run.end("lost")
         if not known:  # the queue may have been removed, and with it its name, and that this worker is to be announced to
             self.promise()
-        if not known or self._names.lack(self.queue):
-            self._tasks.spawn(self._names.name(self.queue))
+        if not known or self._names.needs_name(self.queue):
+            self._tasks.spawn(self._names.add_name(self.queue))
         # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
         if self._clock.is_noticed(await valkey_time(self._commands, self.channel), time()):
             self._trusted = time() + lease
@@ -285,8 +285,8 @@ class Intake:
                 self._release(run)
         refused = [run.id for (run, _), answer in zip(finished, answers or (), strict=False) if not answer]
         if refused:
-            log.warning("queue %s: the lease of this worker was over when jobs were done (%d of them, as %s): others do them again,"
-                        " unless the answer that they ended was lost with a connection", self.queue, len(refused), refused[0])  # fmt: skip
+            log.warning("queue %s: the lease of this worker was over when jobs were done (%d; the first is %s): other workers run them again, unless"
+                        " Valkey has recorded their ends before, and that answer was lost", self.queue, len(refused), refused[0])  # fmt: skip
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         try:

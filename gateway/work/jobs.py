@@ -89,7 +89,7 @@ def job_words(name: str, data: Any, **options: Unpack[JobOptions]) -> list[Word]
     text = json_of(data, "the data of a job")
     if len(text) > DATA_BYTES:
         raise ValueError(
-            f"the data of a job is at most {DATA_BYTES} bytes of JSON, not {len(text)}: put it elsewhere, and its place into the job"
+            f"the data of a job is at most {DATA_BYTES} bytes of JSON, not {len(text)}: store it elsewhere, and put its address into the job"
         )
     words: list[Word] = [name, text]
     given: dict[str, Any] = {**options}

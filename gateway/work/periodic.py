@@ -1,8 +1,8 @@
 """Periodic jobs: at each tick of a cron expression every worker enqueues the job, and Valkey takes the first of them alone.
 
 The tick's time is the job's version, its schedule's name the version epoch: what is not newer than the last is dropped. So a tick
-becomes one job however many workers there are, and a worker that starts may enqueue a tick that passed while none ran. Beside the version
-is whose ticks these are: those of an expression that a new version of the program replaced were not missed by the new one.
+becomes one job however many workers there are, and a worker that starts may enqueue a tick that passed while none ran. Valkey also holds the
+expression and the time zone that the last tick belongs to: where a new version of the program has others, no tick of theirs was missed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Schedule:
 
     @property
     def ticks(self) -> str:
-        """Says which ticks it has."""
+        """What determines the ticks: the expression and the time zone."""
         return f"{self.expression} {self.zone}"
 
 
@@ -133,7 +133,7 @@ class Scheduler:
             await asyncio.sleep(min(left, LOOK_SECONDS))
 
     async def _now(self, key: bytes) -> datetime:
-        """By the clock of the shard that holds the queue."""
+        """The time, by the clock of the shard that holds the queue."""
         return datetime.fromtimestamp(await valkey_time(self._commands, key), tz=UTC)
 
     async def _enqueue(self, schedule: Schedule, tick: datetime) -> None:

@@ -86,7 +86,7 @@ class _Child:
 
 
 class ProcessPool:
-    """As many processes as jobs run at once; each is used again. ``close`` ends them."""
+    """Processes for handlers, as many as jobs run at once; each is used again. ``close`` ends them."""
 
     def __init__(self) -> None:
         self._threads = Threads(lambda: None)  # where a job is cancelled, its process is killed, and the thread ends
@@ -136,7 +136,7 @@ class ProcessPool:
         for child in list(self._all):
             self._end(child)
         for _ in range(int(END_SECONDS / 0.01)):
-            if not self._threads.left:
+            if not self._threads.abandoned:
                 return
             await asyncio.sleep(0.01)
 

@@ -70,8 +70,8 @@ class JobView(NamedTuple):
 
 
 class Overview(msgspec.Struct):
-    """The numbers of one queue at one moment. ``oldest_ms`` is how long the oldest job has been due that no worker has taken; those after it are
-    sums since the queue began.
+    """The numbers of one queue at one moment. ``oldest_ms`` is how long the oldest job has been due that no worker has taken; the fields after
+    it are sums since the queue began.
 
     The mean time to start is ``start_ms / started``, the mean time of a run ``finish_ms / finished``.
     """
@@ -101,7 +101,7 @@ class Overview(msgspec.Struct):
 
 
 def log_unnamed(queue: str, error: StoreError) -> None:
-    log.warning("queue %s works, but is not among the names of queues, which Valkey refuses to change: %s", queue, error)
+    log.warning("queue %s works, but lists of queues do not show it, since Valkey refuses to add its name: %s", queue, error)
 
 
 def enqueue_span(queue: str, words: list[Word]) -> AbstractContextManager[None]:
@@ -156,15 +156,15 @@ class Queues:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)
         except StoreError as error:
             raise refusal(error) from None
-        if self.lack(queue):
-            await self.name(queue)
+        if self.needs_name(queue):
+            await self.add_name(queue)
         return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
 
-    def lack(self, queue: str) -> bool:
-        """Whether it is time to ``name`` the queue: it was not named yet, or so long ago that Valkey may have lost the name meanwhile."""
+    def needs_name(self, queue: str) -> bool:
+        """Whether it is time to ``add_name`` the queue: that was not done yet, or so long ago that Valkey may have lost the name meanwhile."""
         return time.monotonic() >= self._named.get(queue, 0.0)
 
-    async def name(self, queue: str) -> None:
+    async def add_name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
         now = time.monotonic()
         if now < self._naming_from:
@@ -267,7 +267,7 @@ class Queues:
 
 
 def view_of(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
-    """A job of the words that gateway_job and gateway_jobs answer."""
+    """The job in the words that gateway_job and gateway_jobs answer."""
     return JobView(id.decode(errors="replace"), state, _whole(ms), read_job(job), _read_failures(failures), result)
 
 

@@ -133,7 +133,7 @@ class ReaderCalls:
 
 
 def dead_letter(words: list[bytes]) -> DeadLetter:
-    """Of any fields: another program may have written there."""
+    """The dead letter of an entry, whatever fields it has: another program may have written there."""
     fields = dict(zip(words[::2], words[1::2], strict=True))
     texts = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("epoch", "offset", "deliveries", "reason")}
     offset, deliveries = (int(texts[name][:15]) if texts[name].isdecimal() else 0 for name in ("offset", "deliveries"))

@@ -240,7 +240,7 @@ def _stored(result: Any) -> bytes:
         raise TypeError(result.reason)
     text = json_of(result, "the result")
     if len(text) > RESULT_BYTES:
-        raise ValueError(f"it is at most {RESULT_BYTES} bytes of JSON, not {len(text)}: put it elsewhere, and return its place")
+        raise ValueError(f"it is at most {RESULT_BYTES} bytes of JSON, not {len(text)}: store it elsewhere, and return its address")
     return text
 
 

@@ -12,10 +12,10 @@ __all__ = ["Threads", "from_thread"]
 
 
 class Threads:
-    """``left`` is how many threads run though their callers were cancelled. ``on_change`` is called after each change of it."""
+    """``abandoned`` is how many threads still run though their callers were cancelled. ``on_change`` is called after each change of it."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        self.left = 0
+        self.abandoned = 0
         self._on_change = on_change
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -48,7 +48,7 @@ class Threads:
             future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError("the handler raised StopIteration"))
 
     def _change(self, by: int) -> None:
-        self.left += by
+        self.abandoned += by
         self._on_change()
 
 

@@ -19,7 +19,7 @@ HEAVY = {"gateway": 1.0, "nchan": 1.03, "Centrifugo, Redis engine": 2.15}  # how
 
 
 def figure(part: Part, name: str, unit: str, *runs: float, **more: Any) -> Figure:
-    """A figure whose value is the middle one of ``runs``."""
+    """A figure whose value is the median of ``runs``."""
     return Figure(part=part, name=name, unit=unit, value=sorted(runs)[len(runs) // 2], runs=runs, **more)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.bench import bench_run, parts, stage
 from gateway.bench.bench_run import Plan, run
-from gateway.bench.guardian import Charge
+from gateway.bench.guardian import GuardedServer
 from gateway.bench.measured_server import ServerProcess, free_port, wait_until_it_listens
 from gateway.bench.parts import delivery_cost, latency_curve
 from gateway.bench.prefix_removal import remove_prefix
@@ -129,7 +129,7 @@ def test_a_server_that_does_not_start_says_why_in_one_line(
     program.write_text(text)
     program.chmod(0o700)
     folder.mkdir()
-    process = ServerProcess(Charge(command=[str(program)], folder=str(folder)))
+    process = ServerProcess(GuardedServer(command=[str(program)], folder=str(folder)))
     with pytest.raises(GatewayError, match=rf"{reason}\Z"):
         wait_until_it_listens(process, "a peer", free_port())
     process.end()
@@ -151,7 +151,7 @@ def test_a_bench_that_is_killed_takes_its_servers_and_load_clients_with_it(tmp_p
     """Their standard input ends with it; that is all that they look at."""
     folder = tmp_path / "server"
     folder.mkdir()
-    charge = Charge(command=["sleep", "60"], folder=str(folder))
+    charge = GuardedServer(command=["sleep", "60"], folder=str(folder))
     guardian, client = (
         subprocess.Popen([sys.executable, "-m", f"gateway.bench.{name}"], stdin=subprocess.PIPE, start_new_session=True)
         for name in ("guardian", "load_process")

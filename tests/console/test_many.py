@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config import Config
 from gateway.control.messages import Question
-from gateway.control.questions import ChannelRows, ChannelSearch, Circumstances, ClientRows, ClientSearch, Witness
+from gateway.control.questions import ChannelRows, ChannelSearch, ClientRows, ClientSearch, DeliveryReport, DeliverySearch
 from gateway.rules.identity import Identity
 from gateway.session.client_views import ClientViews
 
@@ -126,11 +126,11 @@ async def test_the_channels_of_the_server_api_are_listed_in_turns(views: ClientV
 
 async def test_a_user_with_ten_thousand_connections_is_looked_at_in_turns(views: ClientViews) -> None:
     admission, events = views._admission, SimpleNamespace(written=_all_written, dropped=0)
-    asked = Question(1, "p", "witness", msgspec.json.encode(Circumstances("ann", "no:1", 1)).decode())
+    asked = Question(1, "p", "delivery", msgspec.json.encode(DeliverySearch("ann", "no:1", 1)).decode())
     theirs: Any = SimpleNamespace(users={"ann": list(admission.clients)}, clients={})
     other = ClientViews(Config(), "p", "here", views._hub, theirs, events)  # type: ignore[arg-type]  # a stand-in
     with Turns() as turns:
-        answer = msgspec.json.decode(await other.answer(asked), type=Witness)
+        answer = msgspec.json.decode(await other.answer(asked), type=DeliveryReport)
     assert turns.count >= MANY / 1000 and answer.total == MANY and len(answer.connections) == 100
 
 

@@ -474,5 +474,5 @@ async def test_a_handshake_after_an_unanswered_request_is_refused(gateway: Runni
             b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\nGET /connection/websocket HTTP/1.1\r\nHost: h\r\n" + handshake + b"\r\n"
         )
         assert await raw.rest() == b"", "a refusal would be taken for the answer to the request before it"
-    await until(lambda: "handshake after a request" in log.text, "it is logged")
+    await until(lambda: "handshake came before an earlier request was answered" in log.text, "it is logged")
     assert "Traceback" not in log.text

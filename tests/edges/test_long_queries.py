@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 
 from gateway.config import Config
 from gateway.edges import request
-from gateway.edges.request import FIELDS_PER_PLACE
+from gateway.edges.request import FIELDS_PER_SLOT
 from gateway.session.admission import READ_AT_ONCE
 
 from ..kit.clients import Socket
@@ -19,7 +19,7 @@ from ..kit.served import FAST, served_here
 from ..kit.turns import TurnCounter
 
 REQUESTS = 40
-FIELDS = 8 * FIELDS_PER_PLACE
+FIELDS = 8 * FIELDS_PER_SLOT
 
 
 async def test_long_queries_that_come_together_are_parsed_a_few_in_each_turn(
@@ -41,7 +41,7 @@ async def test_long_queries_that_come_together_are_parsed_a_few_in_each_turn(
         assert {status for status, _, _ in answers} == {200}
         assert turns.total == REQUESTS
         # Those that waited begin one turn after they were given their places, beside others that find places at once.
-        assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE)
+        assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_SLOT)
         for raw in sockets:
             await raw.close()
 
@@ -64,7 +64,7 @@ async def test_those_of_the_server_api_are_parsed_a_few_in_each_turn_too(
             answers = await asyncio.gather(*(raw.request("POST", f"/api/publish?{query[1:]}", body=b"{}") for raw in sockets))
         assert {status for status, _, _ in answers} == {401}
         assert turns.total == REQUESTS
-        assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_PLACE)
+        assert turns.most <= 2 * READ_AT_ONCE // (FIELDS // FIELDS_PER_SLOT)
         for raw in sockets:
             await raw.close()
 

@@ -24,7 +24,7 @@ from gateway.publication import Position
 from gateway.rules.identity import Identity
 from gateway.runtime.turns import Turns
 from gateway.session.admission import READ_AT_ONCE
-from gateway.session.dispatch import PLACE_COMMANDS
+from gateway.session.dispatch import SLOT_COMMANDS
 from gateway.session.places import UNLIMITED
 from gateway.store.layout import publish_words
 
@@ -128,7 +128,7 @@ async def test_a_stream_whose_client_broke_off_a_moment_before_ends_its_request(
 async def test_of_streams_that_open_at_the_same_time_some_have_a_turn(valkey_url: str, prefix: str) -> None:
     gateway = Gateway(Config(prefix=prefix, insecure={"clients": True}), valkey_url)
     await gateway.start()
-    query = "&".join(f"channel=posts:{number}" for number in range(2 * PLACE_COMMANDS))
+    query = "&".join(f"channel=posts:{number}" for number in range(2 * SLOT_COMMANDS))
     scope = {"type": "http", "method": "GET", "query_string": query.encode(), "headers": [], "client": None}
     opening = [asyncio.create_task(EventStreams(gateway.node)(scope, asyncio.Event().wait, AsyncMock())) for _ in range(READ_AT_ONCE)]
     opened = [0]

@@ -32,7 +32,7 @@ from gateway.edges.responses import PART_BYTES
 from gateway.runtime.tasks import Tasks
 from gateway.runtime.turns import Turns
 from gateway.serve.certificate import certificate_fault
-from gateway.serve.tls import HANDSHAKE_PLACES, TlsHandshake
+from gateway.serve.tls import HANDSHAKE_SLOTS, TlsHandshake
 from gateway.session.admission import READ_AT_ONCE
 
 from ..kit.clients import frame, lines
@@ -93,7 +93,7 @@ async def test_of_handshakes_that_come_at_the_same_moment_some_have_a_turn(monke
     while sizes[-1] < 20:
         await asyncio.sleep(0)
         sizes.append(len(begun))
-    assert max(now - before for before, now in pairwise(sizes)) == READ_AT_ONCE // HANDSHAKE_PLACES
+    assert max(now - before for before, now in pairwise(sizes)) == READ_AT_ONCE // HANDSHAKE_SLOTS
     await node.tasks.finish()
     for each in (here, there, *begun):
         each.close()

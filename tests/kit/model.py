@@ -204,7 +204,7 @@ class Client:
 
     def disconnect(self) -> None:
         assert self.follower is not None
-        self.world.hub.leave(self.follower)
+        self.world.hub.end(self.follower)
         self.follower = None
 
     def toggle_socket(self) -> None:

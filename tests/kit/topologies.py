@@ -67,7 +67,7 @@ def plain_client(url: str) -> Store:
     address = Address(url)
     if not address.is_cluster:
         return address.sync_client()
-    host, port = address.seeds[0].place
+    host, port = address.seeds[0].host_and_port
     return valkey.ValkeyCluster(host=host, port=port)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Config
-from gateway.recipes import Place, recipe
+from gateway.recipes import Installation, recipe
 
 from .certificates import Authority
 from .clients import SECONDS, Socket
@@ -80,7 +80,7 @@ class WebProxy:
         self.options: dict[str, Any] = {"ssl": ssl.create_default_context(cafile=authority.path), "local_addr": (HERE, 0)}
         self._folder = folder
         certificate = authority.issue(f"{kind}-front")
-        text = recipe(kind, Config(port=gateway.port, trusted_proxies=["127.0.0.1"]), Place(NAME, PATH, "", ""))
+        text = recipe(kind, Config(port=gateway.port, trusted_proxies=["127.0.0.1"]), Installation(NAME, PATH, "", ""))
         words = _SET_UP[kind](text, folder, self.port, certificate)
         with (folder / "output").open("wb") as output:
             environment = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
@@ -117,7 +117,7 @@ class WebProxy:
 def fault(kind: str, config: Config, path: str, folder: Path) -> str:
     """What the program finds wrong with its recipe for a configuration; "" for nothing."""
     certificate = Authority(folder).issue(kind)
-    words = _SET_UP[kind](recipe(kind, config, Place(NAME, path, "", "")), folder, free_port(), certificate)
+    words = _SET_UP[kind](recipe(kind, config, Installation(NAME, path, "", "")), folder, free_port(), certificate)
     checked = {"nginx": ["-t", *words], "caddy": ["adapt", *words[1:]], "haproxy": ["-c", *words]}[kind]
     done = subprocess.run([needs_program(kind), *checked], capture_output=True, text=True, env=os.environ | {"HOME": str(folder)})
     return done.stdout + done.stderr if done.returncode else ""

@@ -363,7 +363,7 @@ async def test_subscriptions_that_end_while_valkey_is_away_leave_nothing_waiting
         subscription = Recorder(channel)
         world.hub.follow(subscription)
         await until(lambda: channel.waiters, "it waits for Valkey")
-        world.hub.leave(subscription)
+        world.hub.end(subscription)
         await until(lambda: not channel.waiters, "it waits no more")
         assert not subscription.events, "its channel never opened"
     await world.close()

@@ -125,7 +125,7 @@ async def test_what_is_announced_during_a_round_of_filters_follows_it(channel: C
     announce(channel, everybody)
     assert channel.round is not None
     leaving, late = subscriptions[0], follow(channel, turns.filter("late"))
-    hub_of(channel).leave(leaving)
+    hub_of(channel).end(leaving)
     channel.announced([Announcement(channel.epoch, Publication(2, b"2", 7, b'{"for":"%b late"}' % everybody.encode()))])
     while channel.round is not None or channel.waiting:
         await asyncio.sleep(0)
@@ -133,5 +133,5 @@ async def test_what_is_announced_during_a_round_of_filters_follows_it(channel: C
     assert late.events == [2]
     assert all(each.events == [1, 2] for each in subscriptions[1:])
     for each in [*subscriptions[1:], late]:
-        hub_of(channel).leave(each)
+        hub_of(channel).end(each)
     assert channel.filter_work == 0 and channel.live_count == 0

@@ -12,7 +12,7 @@ from gateway.publication import Position
 
 from ..kit.virtual_time import run_in_virtual_time
 
-LINE = "channel c0: history after e:7 is gone, at f:0 now"
+LINE = "channel c0: history after e:7 is gone; it is at f:0 now"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class Noting(Recorder):
     def gap(self) -> None:
         super().gap()
         if self.ends:
-            self.world.hub.leave(self)
+            self.world.hub.end(self)
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not
         notified = [each for each in subscriptions if "gap" in each.events]
     assert len(notified) == NOTIFIED_AT_ONCE
     leaving = subscriptions[-1]
-    world.hub.leave(leaving)
+    world.hub.end(leaving)
     await world.steps(12)
     announce(world, 1)
     assert leaving.events == ["begin"]

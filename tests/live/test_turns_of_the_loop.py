@@ -174,7 +174,7 @@ async def test_who_subscribes_before_a_delayed_publication_gets_it_once(hub: Hub
     await live(subscriptions)
     hub.on_announcements(announced(subscriptions, 1))
     (late,) = follow(hub, turns, ["c999"])
-    hub.leave(subscriptions[998])
+    hub.end(subscriptions[998])
     await until(lambda: not valkey.reading_held, "all is handed on")
     assert late.events == ["begin", 1]
     assert subscriptions[998].events == ["begin"], "its turn had not come"
@@ -274,7 +274,7 @@ async def test_idle_channels_are_dropped_in_portions(hub: Hub, valkey: Valkey, t
     confirm(hub, valkey)
     await live(subscriptions)
     for subscription in subscriptions:
-        hub.leave(subscription)
+        hub.end(subscription)
     turns.work.clear()
     upkeep = asyncio.create_task(hub.run_upkeep())
     await until(lambda: not valkey.asked, "all are dropped")
@@ -312,7 +312,7 @@ async def test_a_gap_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: T
             confirm(hub, valkey)
         while not channel.unnotified:
             await asyncio.sleep(0)
-        hub.leave(leaves)
+        hub.end(leaves)
         falls_behind.fall_behind()
         assert leaves.position == falls_behind.position == before
         await until(lambda: all(each.events[-1] == "gap" for each in others), "all know")

@@ -88,7 +88,7 @@ async def test_a_channel_whose_held_announcements_fail_opens_all_the_same(hub: H
 
 
 async def test_one_that_ends_with_another_that_begins_does_not_begin(hub: Hub) -> None:
-    first = follow(hub, "a", lambda: hub.leave(second))
+    first = follow(hub, "a", lambda: hub.end(second))
     second, third = follow(hub, "a", lambda: None), follow(hub, "a", lambda: None)
     hub.on_subscribed(first.channel.key)
     await until(lambda: third.events, "the last has begun")

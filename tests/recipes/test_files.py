@@ -14,7 +14,7 @@ import yaml
 from gateway.config import Config, load
 from gateway.environment import PREFIX
 from gateway.errors import ConfigurationError
-from gateway.recipes import RECIPES, Place, recipe
+from gateway.recipes import RECIPES, Installation, recipe
 from gateway.recipes.facts import CONTAINERS
 from gateway.recipes.filling import filled
 
@@ -23,9 +23,9 @@ from ..kit.prometheus import needs_prometheus, promtool
 from ..kit.web_proxies import needs_program
 
 PROGRAM = str(Path(sys.executable).with_name("gateway"))
-PLACE = Place("live.example.org", "/", "", PROGRAM)
-UNDER_A_PATH = PLACE._replace(path="/live/")
-WITH_A_FILE = PLACE._replace(file="/etc/gateway/gateway.toml")
+INSTALLATION = Installation("live.example.org", "/", "", PROGRAM)
+UNDER_A_PATH = INSTALLATION._replace(path="/live/")
+WITH_A_FILE = INSTALLATION._replace(file="/etc/gateway/gateway.toml")
 SECRETS = ("first-secret", "older-secret", "api-key", "metrics-key", "of-valkey", "of-database")
 IN_ENVIRONMENT = {
     "TOKENS__HMAC_SECRET": SECRETS[0],
@@ -48,13 +48,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Config:
     return load()
 
 
-def documents(config: Config, place: Place = PLACE, kind: str = "kubernetes") -> dict[str, Any]:
+def documents(config: Config, installation: Installation = INSTALLATION, kind: str = "kubernetes") -> dict[str, Any]:
     """The documents of a manifest, by their kinds."""
-    return {each["kind"]: each for each in yaml.safe_load_all(recipe(kind, config, place)) if each}
+    return {each["kind"]: each for each in yaml.safe_load_all(recipe(kind, config, installation)) if each}
 
 
-def container(config: Config, place: Place = PLACE) -> Any:
-    return documents(config, place)["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+def container(config: Config, installation: Installation = INSTALLATION) -> Any:
+    return documents(config, installation)["Deployment"]["spec"]["template"]["spec"]["containers"][0]
 
 
 # All of them.
@@ -69,37 +69,37 @@ def test_a_recipe_is_printed_and_holds_no_secret(kind: str, environment: Config)
 
 @pytest.mark.parametrize("kind", ["systemd", "docker", "compose", "kubernetes"])
 def test_a_recipe_names_the_variables_of_secrets_and_has_the_others(kind: str, environment: Config) -> None:
-    text = recipe(kind, environment, PLACE)
+    text = recipe(kind, environment, INSTALLATION)
     assert "should hold: GATEWAY_API_KEYS, GATEWAY_DATABASE_URL, GATEWAY_METRICS_KEY, GATEWAY_TOKENS__HMAC_SECRET, " in text
     assert kind == "docker" or "GATEWAY_LIMITS__CONNECTIONS" in text
 
 
 @pytest.mark.parametrize("kind", ["docker", "compose", "kubernetes"])
 def test_a_recipe_names_the_secrets_that_nothing_configures(kind: str) -> None:
-    assert "GATEWAY_API_KEYS, GATEWAY_TOKENS__HMAC_SECRET" in recipe(kind, Config(), PLACE)
+    assert "GATEWAY_API_KEYS, GATEWAY_TOKENS__HMAC_SECRET" in recipe(kind, Config(), INSTALLATION)
 
 
 def test_values_are_quoted_as_each_program_takes_them(environment: Config) -> None:
     alerts = IN_ENVIRONMENT["ALERTS"]
     values = {each["name"]: each.get("value") for each in container(environment)["env"]}
     assert values["GATEWAY_ALERTS"] == alerts.replace("$(", "$$(")
-    compose = yaml.safe_load(recipe("compose", environment, PLACE))
+    compose = yaml.safe_load(recipe("compose", environment, INSTALLATION))
     assert compose["services"]["gateway"]["environment"]["GATEWAY_ALERTS"] == alerts.replace("$", "$$")
-    assert r'"GATEWAY_ALERTS={\"queues\": {\"$(x)%%d\": {\"ready\": 1}}}"' in recipe("systemd", environment, PLACE)
+    assert r'"GATEWAY_ALERTS={\"queues\": {\"$(x)%%d\": {\"ready\": 1}}}"' in recipe("systemd", environment, INSTALLATION)
 
 
 @pytest.mark.parametrize("kind", PROXIES)
 def test_a_proxy_calls_a_gateway_with_tls_by_tls_and_one_on_every_address_by_loopback(kind: str) -> None:
     config = Config(host="0.0.0.0", port=9443, tls_cert="cert.pem", tls_key="key.pem")
-    text = recipe(kind, config, PLACE)
+    text = recipe(kind, config, INSTALLATION)
     assert "127.0.0.1:9443" in text
     assert {"nginx": "https://gateway;", "caddy": "https://127.0.0.1:9443", "haproxy": "9443 ssl "}[kind] in text
 
 
 @pytest.mark.parametrize("kind", PROXIES)
 def test_a_proxy_that_the_gateway_does_not_trust_is_named(kind: str) -> None:
-    assert "does not name 127.0.0.1 now" in recipe(kind, Config(), PLACE)
-    assert "does not name 127.0.0.1 now" not in recipe(kind, Config(trusted_proxies=["10.0.0.0/8", "127.0.0.0/8"]), PLACE)
+    assert "does not name 127.0.0.1 now" in recipe(kind, Config(), INSTALLATION)
+    assert "does not name 127.0.0.1 now" not in recipe(kind, Config(trusted_proxies=["10.0.0.0/8", "127.0.0.0/8"]), INSTALLATION)
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ def test_a_proxy_that_the_gateway_does_not_trust_is_named(kind: str) -> None:
 )
 @pytest.mark.parametrize("kind", PROXIES)
 def test_a_proxy_is_trusted_by_the_address_from_which_it_calls_this_gateway(kind: str, host: str, caller: str) -> None:
-    text = recipe(kind, Config(host=host), PLACE)
+    text = recipe(kind, Config(host=host), INSTALLATION)
     assert f'as in trusted_proxies = ["{caller}"]' in text and f"does not name {caller} now" in text
-    assert "now, so all clients" not in recipe(kind, Config(host=host, trusted_proxies=[caller]), PLACE)
+    assert "now, so all clients" not in recipe(kind, Config(host=host, trusted_proxies=[caller]), INSTALLATION)
 
 
 @pytest.mark.parametrize("kind", ["systemd", "compose", "kubernetes"])
 def test_a_path_that_would_end_a_line_of_a_recipe_is_refused(kind: str) -> None:
     with pytest.raises(ConfigurationError, match="control character"):
-        recipe(kind, Config(), PLACE._replace(file="/etc/a\nExecStartPre=/bin/evil/g.toml"))
+        recipe(kind, Config(), INSTALLATION._replace(file="/etc/a\nExecStartPre=/bin/evil/g.toml"))
     with pytest.raises(ConfigurationError, match="control character"):
-        recipe(kind, Config(data_dir="/tmp/a\nb"), PLACE)
+        recipe(kind, Config(data_dir="/tmp/a\nb"), INSTALLATION)
 
 
 def test_a_host_that_would_end_a_line_of_a_recipe_is_no_host() -> None:
@@ -128,20 +128,20 @@ def test_a_host_that_would_end_a_line_of_a_recipe_is_no_host() -> None:
 
 def test_systemd_starts_a_gateway_again_for_as_long_as_its_valkey_is_away() -> None:
     """A start without Valkey fails within a second: five of them within ten seconds would be the last, by systemd's default."""
-    unit, _, service = recipe("systemd", Config(), PLACE).partition("\n[Service]\n")
+    unit, _, service = recipe("systemd", Config(), INSTALLATION).partition("\n[Service]\n")
     assert "\nStartLimitIntervalSec=0\n" in unit and "\nRestart=always\n" in service
 
 
 def test_systemd_starts_a_program_whose_path_has_spaces_and_none_with_quotes() -> None:
     assert 'ExecStart="/opt/my %%gateway/bin/gateway" serve' in recipe(
-        "systemd", Config(), PLACE._replace(program="/opt/my %gateway/bin/gateway")
+        "systemd", Config(), INSTALLATION._replace(program="/opt/my %gateway/bin/gateway")
     )
     with pytest.raises(ConfigurationError, match="quote"):
-        recipe("systemd", Config(), PLACE._replace(program='/opt/"/gateway'))
+        recipe("systemd", Config(), INSTALLATION._replace(program='/opt/"/gateway'))
 
 
 def test_a_program_or_a_python_in_a_home_directory_is_not_hidden_from_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = PLACE._replace(program="/opt/gateway/bin/gateway")
+    program = INSTALLATION._replace(program="/opt/gateway/bin/gateway")
     for prefix, protection in (("/usr", "yes"), ("/home/u/.local/share/uv/python/3.13", "read-only"), ("/root/.pyenv", "read-only")):
         monkeypatch.setattr("sys.base_prefix", prefix)
         assert f"ProtectHome={protection}\n" in recipe("systemd", Config(), program)
@@ -149,12 +149,12 @@ def test_a_program_or_a_python_in_a_home_directory_is_not_hidden_from_the_servic
 
 def test_a_setting_of_several_lines_is_one_line_of_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{PREFIX}ALERTS", '{\n "queues": {}\t}')
-    assert 'Environment="GATEWAY_ALERTS={\\n \\"queues\\": {}\\t}"\n' in recipe("systemd", load(), PLACE)
+    assert 'Environment="GATEWAY_ALERTS={\\n \\"queues\\": {}\\t}"\n' in recipe("systemd", load(), INSTALLATION)
 
 
 def test_compose_mounts_a_file_whose_path_has_a_colon_or_a_dollar_sign() -> None:
     def mounted(file: str) -> Any:
-        return yaml.safe_load(recipe("compose", Config(), PLACE._replace(file=file)))["services"]["gateway"]["volumes"]
+        return yaml.safe_load(recipe("compose", Config(), INSTALLATION._replace(file=file)))["services"]["gateway"]["volumes"]
 
     assert mounted("/etc/a:$b.toml") == [
         {"type": "bind", "source": "/etc/a:$$b.toml", "target": "/etc/gateway/gateway.toml", "read_only": True}
@@ -164,7 +164,7 @@ def test_compose_mounts_a_file_whose_path_has_a_colon_or_a_dollar_sign() -> None
 
 @pytest.mark.parametrize("name", ["no", "123", "1e3"])
 def test_a_name_is_a_text_in_a_manifest(name: str) -> None:
-    ingress = documents(Config(), PLACE._replace(name=name))["Ingress"]["spec"]
+    ingress = documents(Config(), INSTALLATION._replace(name=name))["Ingress"]["spec"]
     assert ingress["rules"][0]["host"] == name and ingress["tls"][0]["hosts"] == [name]
 
 
@@ -209,10 +209,10 @@ def test_systemd_takes_the_unit_and_finds_little_exposed(config: Config, tmp_pat
 
 @needs_prometheus
 def test_prometheus_takes_the_scrape(tmp_path: Path) -> None:
-    (tmp_path / "prometheus_alerts.yml").write_text(recipe("alerts", Config(), PLACE))
+    (tmp_path / "prometheus_alerts.yml").write_text(recipe("alerts", Config(), INSTALLATION))
     for number, config in enumerate((Config(metrics_port=9100), Config(tls_cert="c", tls_key="k"))):
         file = tmp_path / f"{number}.yml"
-        file.write_text(recipe("prometheus", config, PLACE))
+        file.write_text(recipe("prometheus", config, INSTALLATION))
         promtool("check", "config", "--syntax-only", file)
 
 
@@ -220,7 +220,7 @@ def test_prometheus_takes_the_scrape(tmp_path: Path) -> None:
 
 
 def test_the_image_runs_as_nobody_from_named_versions_and_has_no_secret() -> None:
-    lines = recipe("docker", Config(), PLACE).splitlines()
+    lines = recipe("docker", Config(), INSTALLATION).splitlines()
     words = [line.split(" ", 1) for line in lines if line[:1].isupper()]
     assert [rest for word, rest in words if word == "ARG"] == ["BASE=python:3.13-slim-bookworm"]
     assert [rest for word, rest in words if word == "USER"] == ["65534:65534"]
@@ -231,8 +231,8 @@ def test_the_image_runs_as_nobody_from_named_versions_and_has_no_secret() -> Non
 
 def test_what_restarts_a_container_asks_only_whether_it_lives() -> None:
     """While Valkey is away it is not ready: it was replaced where unhealthy containers are, with which all of its clients were cut off."""
-    image = recipe("docker", Config(port=8080), PLACE)
-    [composed] = yaml.safe_load(recipe("compose", Config(), PLACE))["services"]["gateway"]["healthcheck"]["test"][-1:]
+    image = recipe("docker", Config(port=8080), INSTALLATION)
+    [composed] = yaml.safe_load(recipe("compose", Config(), INSTALLATION))["services"]["gateway"]["healthcheck"]["test"][-1:]
     [probe] = re.findall(r'^HEALTHCHECK .*\\\n +CMD .*"(import [^"]*)"', image, re.MULTILINE)
     assert "http://127.0.0.1:8080/health/live" in probe and "http://127.0.0.1:8000/health/live" in composed
     probes = container(Config())
@@ -242,13 +242,13 @@ def test_what_restarts_a_container_asks_only_whether_it_lives() -> None:
 
 def test_the_folders_and_files_that_the_image_copies_are_those_of_a_wheel() -> None:
     top = Path(__file__).parent.parent.parent
-    copied = re.findall(r"^COPY (?!--)(.+) \S+$", recipe("docker", Config(), PLACE), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--)(.+) \S+$", recipe("docker", Config(), INSTALLATION), re.MULTILINE)
     assert all((top / name).exists() for names in copied for name in names.split())
     assert {"gateway", "publishers", "static"} <= {name for names in copied for name in names.split()}
 
 
 def test_compose_runs_the_gateway_read_only_with_a_valkey_of_its_own_or_yours() -> None:
-    own = yaml.safe_load(recipe("compose", Config(), PLACE))
+    own = yaml.safe_load(recipe("compose", Config(), INSTALLATION))
     yours = yaml.safe_load(recipe("compose", Config(valkey_url="valkey://valkey.example.org"), WITH_A_FILE))
     assert own["services"].keys() == {"gateway", "valkey"} and yours["services"].keys() == {"gateway"}
     for compose in (own, yours):
@@ -268,9 +268,9 @@ def test_compose_runs_the_gateway_read_only_with_a_valkey_of_its_own_or_yours() 
 )
 def test_a_valkey_that_a_container_does_not_reach_by_its_address_is_named(kind: str, url: str) -> None:
     """The address of the documentation's own pages, with which the container ended and started without end."""
-    text = recipe(kind, Config(valkey_url=url), PLACE)
+    text = recipe(kind, Config(valkey_url=url), INSTALLATION)
     assert "valkey_url names this machine" in text and "GATEWAY_VALKEY_URL." in text
-    assert "names this machine" not in recipe(kind, Config(valkey_url="valkey+sentinel://valkey.example.org,10.0.0.1/x"), PLACE)
+    assert "names this machine" not in recipe(kind, Config(valkey_url="valkey+sentinel://valkey.example.org,10.0.0.1/x"), INSTALLATION)
 
 
 def test_the_kubernetes_manifests_fit_together() -> None:

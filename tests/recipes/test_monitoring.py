@@ -16,7 +16,7 @@ import pytest
 
 from gateway.config import Config
 from gateway.metrics.catalog import METRICS
-from gateway.recipes import Place, recipe
+from gateway.recipes import Installation, recipe
 from gateway.work import Queue, Reject, Worker
 from publishers import Publisher
 from publishers.database import Database
@@ -105,7 +105,7 @@ def prometheus(gateway: RunningGateway, valkey_url: str, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("prometheus")
     key = folder / "metrics_key"
     key.write_text(KEY)
-    config = recipe("prometheus", Config(port=gateway.port), Place("live.example.org", "/", "", ""))
+    config = recipe("prometheus", Config(port=gateway.port), Installation("live.example.org", "/", "", ""))
     for given, ours in (
         ("/etc/prometheus/gateway_metrics_key", str(key)),
         ("scrape_interval: 15s", "scrape_interval: 200ms"),

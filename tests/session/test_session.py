@@ -19,7 +19,7 @@ from gateway.errors import TokenExpired, Unavailable
 from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
 from gateway.session.admission import READ_AT_ONCE
-from gateway.session.dispatch import BUSY_MOST, PLACE_COMMANDS, TOKEN_COST, TURN_MOST
+from gateway.session.dispatch import BUSY_MOST, SLOT_COMMANDS, TOKEN_COST, TURN_MOST
 from gateway.session.refusals import LOGGED_SECONDS, REFUSED_AT_ONCE
 from gateway.session.session import Session
 from gateway.store.history import Page
@@ -205,7 +205,7 @@ async def test_joins_and_leaves_are_for_those_who_may_see_who_is_there(gateway: 
     client = await connected(gateway)
     client.send_commands({"id": 2, "subscribe": {"channel": channel, "join_leave": True}})
     assert "subscribe" in await client.answered(2)
-    assert client.session.subscriptions[channel].wants_moves is gets
+    assert client.session.subscriptions[channel].wants_joins_and_leaves is gets
 
 
 async def test_another_kind_of_subscription_is_not_taken_for_this_one(gateway: Gateway) -> None:
@@ -418,7 +418,7 @@ async def test_a_client_whose_commands_wait_for_their_turn_has_no_other_for_each
 
 async def test_of_many_clients_that_are_answered_together_some_go_on_at_a_time(gateway: Gateway) -> None:
     """Valkey's answers to hundreds of clients may come in one read."""
-    clients, send, count = [await connected(gateway, "chat:1") for _ in range(3 * READ_AT_ONCE)], Client.send, PLACE_COMMANDS - 2
+    clients, send, count = [await connected(gateway, "chat:1") for _ in range(3 * READ_AT_ONCE)], Client.send, SLOT_COMMANDS - 2
     with TurnCounter() as turns:
         for client in clients:
             pings = [{"id": number, "ping": {}} for number in range(4, 4 + count)]
@@ -436,7 +436,7 @@ async def test_of_many_clients_with_many_commands_some_have_a_turn_at_a_time(gat
     for client in clients:
         client.send_commands(*[{"id": number, "ping": {}} for number in range(2, 2 * TURN_MOST + 2)])
     await asyncio.sleep(0)
-    some = ceil(READ_AT_ONCE / (1 + TURN_MOST / PLACE_COMMANDS))
+    some = ceil(READ_AT_ONCE / (1 + TURN_MOST / SLOT_COMMANDS))
     answered = [sum("ping" in each for each in client.written) for client in clients]
     assert answered == [2 * TURN_MOST] * some + [TURN_MOST] * (10 - some)
     for client in clients:

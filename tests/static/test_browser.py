@@ -81,6 +81,14 @@ def pinging(gateway: RunningGateway, start_gateway_once: Start) -> RunningGatewa
 # The landing page.
 
 
+def read_before_and_cut_the_line(page: Page, gateway: RunningGateway) -> None:
+    """The feed shows the publication "before", and then the page has no connection."""
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+
+
 def test_what_a_server_publishes_appears_in_the_live_feed(page: Page, gateway: RunningGateway) -> None:
     open_landing(page, gateway)
     gateway.publish("hello:world", {"text": "from a server"})
@@ -113,10 +121,7 @@ def test_hostile_markup_is_shown_as_text(page: Page, gateway: RunningGateway) ->
 
 
 def test_a_restored_line_brings_what_was_missed_once_in_order_and_marked(page: Page, gateway: RunningGateway) -> None:
-    open_landing(page, gateway)
-    gateway.publish("hello:world", {"text": "before"})
-    expect(page.locator("#feed")).to_contain_text("before")
-    page.get_by_role("button", name="Cut the line").click()
+    read_before_and_cut_the_line(page, gateway)
     expect(page.locator("#state")).to_have_text("line cut")
     for text in ("one", "two", "three"):
         gateway.publish("hello:world", {"text": text})
@@ -141,10 +146,7 @@ def test_the_page_shows_an_error_when_it_publishes_without_a_connection(page: Pa
 
 def test_a_gap_is_shown_in_the_feed(page: Page, start_gateway: Start) -> None:
     gateway = start_gateway(SETTINGS)
-    open_landing(page, gateway)
-    gateway.publish("hello:world", {"text": "before"})
-    expect(page.locator("#feed")).to_contain_text("before")
-    page.get_by_role("button", name="Cut the line").click()
+    read_before_and_cut_the_line(page, gateway)
     publish_many(gateway, "hello:world", range(120))  # history holds 100
     page.get_by_role("button", name="Restore the line").click()
     expect(page.locator("#feed .gap")).to_have_text("Gap · history no longer holds what came here")
@@ -159,10 +161,7 @@ def test_a_gap_is_shown_in_the_feed(page: Page, start_gateway: Start) -> None:
 
 def test_a_gap_of_a_history_that_was_removed_is_shown_with_true_words(page: Page, start_gateway: Start) -> None:
     gateway = start_gateway(SETTINGS)
-    open_landing(page, gateway)
-    gateway.publish("hello:world", {"text": "before"})
-    expect(page.locator("#feed")).to_contain_text("before")
-    page.get_by_role("button", name="Cut the line").click()
+    read_before_and_cut_the_line(page, gateway)
     gateway.publish("hello:world", {"text": "removed"})
     gateway.api("history_remove", channel="hello:world")
     page.get_by_role("button", name="Restore the line").click()
@@ -190,10 +189,7 @@ def test_a_gap_over_an_event_stream_is_shown_with_true_words(page: Page, start_g
 
 def test_a_gap_above_which_more_arrives_than_the_feed_shows_leaves_the_newest_rows(page: Page, start_gateway: Start) -> None:
     gateway = start_gateway(SETTINGS)
-    open_landing(page, gateway)
-    gateway.publish("hello:world", {"text": "before"})
-    expect(page.locator("#feed")).to_contain_text("before")
-    page.get_by_role("button", name="Cut the line").click()
+    read_before_and_cut_the_line(page, gateway)
     publish_many(gateway, "hello:world", range(120))
     page.evaluate(SLOW_FETCH)
     page.get_by_role("button", name="Restore the line").click()
@@ -253,10 +249,7 @@ def test_the_token_leaves_the_address_bar_and_survives_a_reload(page: Page, gate
 
 
 def test_another_token_in_the_same_tab_continues_at_the_old_position(page: Page, gateway: RunningGateway) -> None:
-    open_landing(page, gateway)
-    gateway.publish("hello:world", {"text": "before"})
-    expect(page.locator("#feed")).to_contain_text("before")
-    page.get_by_role("button", name="Cut the line").click()
+    read_before_and_cut_the_line(page, gateway)
     gateway.publish("hello:world", {"text": "between"})
     page.evaluate("token => { location.hash = 'token=' + token }", gateway.token("bob"))
     expect(page.locator("#feed .recovered .text")).to_have_text(["between"])

@@ -149,7 +149,7 @@ async def test_a_node_comes_and_another_goes(cluster: Cluster, prefix: str) -> N
         await here.goes_on()
         await asyncio.to_thread(cluster.empty_and_forget, node)
         await here.goes_on()
-        shards = {shard.address.place for shard in here.history.commands.shards}
+        shards = {shard.address.host_and_port for shard in here.history.commands.shards}
         await until(lambda: shards == {each.place for each in cluster.primaries}, "its connection is closed")
 
 

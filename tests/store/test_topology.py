@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import Unavailable
 from gateway.store.command import Command
 from gateway.store.held_slots import HeldSlots
-from gateway.store.topology import Place, redirected_to, view_of
+from gateway.store.topology import NodeAddress, redirected_to, view_of
 
 ASKED = ("10.0.0.1", 7000)
 
@@ -24,7 +24,7 @@ ASKED = ("10.0.0.1", 7000)
         ("MOVED 1 ?:7001", ("10.0.0.1", 7001)),
     ],
 )
-def test_a_redirection_leads_to_a_node(refusal: str, place: Place) -> None:
+def test_a_redirection_leads_to_a_node(refusal: str, place: NodeAddress) -> None:
     assert redirected_to(refusal, ASKED) == place
 
 
@@ -65,7 +65,7 @@ class Lost:
     """A node that redirects each command to nowhere, and the cluster that it is all of; as much of both as held slots use."""
 
     def __init__(self) -> None:
-        self.address, self.place = self, ASKED
+        self.address, self.host_and_port = self, ASKED
         self.held = HeldSlots(cast(Any, self), patience=0.1)
         self.looks = 0
 

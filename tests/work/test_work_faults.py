@@ -604,7 +604,7 @@ async def test_a_worker_names_its_queue_again_where_valkey_did_not_answer_in_tim
 
     async with Queue(own.url) as queue:
         with monkeypatch.context() as patched:
-            patched.setattr("gateway.work.queues.Queues.name", shard_away)
+            patched.setattr("gateway.work.queues.Queues.add_name", shard_away)
             async with working(worker):
                 await until(lambda: asked == ["late"] * 2, "it tries again")
                 assert not await _is_named(queue, "late")

@@ -6,7 +6,7 @@ access_check   a token, an origin and a channel: what the configuration would re
 valkey_check   what a Valkey's own settings and counters show; ``gateway check`` prints the gravest of it too
 clock_check    whether clocks agree
 machine_check  descriptors and kernel limits, beside ``limits.connections``
-place          a URL, taken apart
+target         where requests go: a URL, taken apart
 probes         what is sent through a proxy: requests, a WebSocket, a stream
 proxy_check    what these probes show of the proxy
 proxy_lines    the lines of nginx, Caddy and others that mend it

@@ -20,7 +20,7 @@ from ...control.revocations import Revocations
 from ...errors import ClientError, ConfigurationError, Disconnect, TokenExpired
 from ...origins import origin_fault
 from ...rules.identity import Grant, Identity
-from ...rules.permissions import admits, may_subscribe, owner_of
+from ...rules.permissions import admits, may_subscribe, owner_of, reason_of
 from ...session.authentication import Authentication
 from .diagnosis import Diagnosis, Finding, Weight
 
@@ -86,7 +86,7 @@ async def _check_connection_token(config: Config, authentication: Authentication
 
 
 def _check_own_channels(config: Config, identity: Identity) -> None:
-    """As connecting does. Raises Disconnect for too many channels, ClientError for one that cannot be."""
+    """Checks the token's channels as connecting does. Raises Disconnect for too many channels, ClientError for one that cannot be."""
     most = config.limits.channels_per_client
     if len(identity.channels) > most:
         raise Disconnect(3505, f"the token names {len(identity.channels)} channels; limits.channels_per_client is {most}")
@@ -235,26 +235,11 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
 
 
 def _refusal(config: Config, identity: Identity, channel: str, act: str, audience: str, weight: Weight) -> Finding:
-    sentence = f'channel {channel}: {_place(config, channel)}, {act} = "{audience}": {_reason(identity, channel, audience)}'
+    sentence = f'channel {channel}: {_rules_title(config, channel)}, {act} = "{audience}": {reason_of(audience, identity, channel)}'
     setting = config.setting_of(channel, act)
     return Finding(
         weight, sentence, _opening(channel, setting, audience) if setting else "another name: no setting opens the gateway's own channels"
     )
-
-
-def _reason(identity: Identity, channel: str, audience: str) -> str:
-    """Why the audience does not admit the client."""
-    if audience == "nobody":
-        return "no client may; the server API may"
-    if audience == "token":
-        return "needs a subscription token"
-    if audience == "owner" or "#" in channel:
-        return f"belongs to user {owner_of(channel)!r}, and the client is {_who(identity)}"
-    return f"needs a user, and the client is {_who(identity)}"
-
-
-def _who(identity: Identity) -> str:
-    return f"user {identity.user!r}" if identity.user else "anonymous"
 
 
 def _opening(channel: str, setting: str, audience: str) -> str:
@@ -269,7 +254,7 @@ def _opening(channel: str, setting: str, audience: str) -> str:
     return f'give the client a token with the claim "sub"; or {setting} = "anyone"'
 
 
-def _place(config: Config, channel: str) -> str:
+def _rules_title(config: Config, channel: str) -> str:
     """Which rules a channel has, in words."""
     namespace, colon, _ = channel.partition(":")
     if colon:

@@ -24,9 +24,9 @@ from ..programs import with_served_origins
 from .access_check import Asked, check_access, check_origin
 from .diagnosis import Diagnosis, Finding, Weight
 from .machine_check import UNLIMITED, Load, machine_findings, read_machine
-from .place import Place
 from .probes import Unanswered
 from .proxy_check import Seen, Way, check_way, read_view
+from .target import Target
 from .valkey_check import read_server, server_findings
 
 __all__ = ["Question", "run_doctor"]
@@ -38,13 +38,13 @@ ANY_HOST = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # where a gat
 
 
 class Question(NamedTuple):
-    """What the command was given. ``place`` is the proxy's, None for none; ``wait`` bounds in seconds how long a connection is held."""
+    """What the command was given. ``target`` is the proxy's, None for none; ``wait`` bounds in seconds how long a connection is held."""
 
     config: str | None
     valkey_url: str | None
     data_dir: str | None
     asked: Asked
-    place: Place | None
+    target: Target | None
     wait: float
 
 
@@ -66,11 +66,11 @@ async def _examine(given: Config, question: Question, report: Report, diagnosis:
     diagnosis.add(*(Finding(Weight.FAULT, fault) for fault in report.faults), *report.doubts)
     config = _complete(given, question)
     if question.asked.origin:
-        host = question.place.authority if question.place is not None else ""
+        host = question.target.authority if question.target is not None else ""
         check_origin(config, question.asked.origin, host, diagnosis)
     await _check_valkey_and_access(config, question.asked, diagnosis)
     seen = await _check_the_way(config, question, diagnosis)
-    _check_machine(config, seen, question.place, diagnosis)
+    _check_machine(config, seen, question.target, diagnosis)
 
 
 def _complete(given: Config, question: Question) -> Config:
@@ -102,7 +102,7 @@ async def _check_valkey_and_access(config: Config, asked: Asked, diagnosis: Diag
 
 
 async def _connected(config: Config) -> Commands | None:
-    """None where Valkey cannot be reached, a fault that the check of the settings reports."""
+    """Commands for Valkey; None where it cannot be reached, a fault that the check of the settings reports."""
     try:
         commands = make_commands(Address(configured_url(config)))
         await commands.start()
@@ -132,18 +132,18 @@ async def _check_servers(commands: Commands, embedded: bool, diagnosis: Diagnosi
 
 async def _check_the_way(config: Config, question: Question, diagnosis: Diagnosis) -> Seen | None:
     """Through the proxy that was named, or straight to the gateway of this configuration, of which then only its limits are read."""
-    if question.place is None:
+    if question.target is None:
         return await _look_at_the_gateway(config)
     token = _token_for_probes(config, question.asked)
     if question.wait > ANNOUNCED_SECONDS and sys.stderr.isatty():
-        print(f"waiting up to {question.wait:g} s for a ping through {question.place.url} …", file=sys.stderr)
+        print(f"waiting up to {question.wait:g} s for a ping through {question.target.url} …", file=sys.stderr)
     message_bytes = config.limits.message_bytes
-    way = Way(question.place, config.api_keys, token, question.asked.origin, question.wait, message_bytes)
+    way = Way(question.target, config.api_keys, token, question.asked.origin, question.wait, message_bytes)
     return await check_way(way, diagnosis) or await _look_at_the_gateway(config)
 
 
 def _token_for_probes(config: Config, asked: Asked) -> str:
-    """Of nobody, where the secret to make one is here: it subscribes to nothing. Else the connection token that was given, if any."""
+    """A token of an anonymous client, which subscribes to nothing, if the secret to make one is here; else the connection token that was given, if any."""
     tokens = config.tokens
     if tokens.hmac_secret:
         return mint(tokens.hmac_secret, seconds=PROBE_SECONDS, audience=tokens.audience, issuer=tokens.issuer)
@@ -153,7 +153,7 @@ def _token_for_probes(config: Config, asked: Asked) -> str:
 async def _look_at_the_gateway(config: Config) -> Seen | None:
     host = ANY_HOST.get(config.host, config.host)
     try:
-        seen = await read_view(Place(bool(config.tls_cert), host, config.port, checks=False), config.api_keys)
+        seen = await read_view(Target(bool(config.tls_cert), host, config.port, checks=False), config.api_keys)
     except Unanswered:
         return None
     return seen if isinstance(seen, Seen) else None
@@ -162,7 +162,7 @@ async def _look_at_the_gateway(config: Config) -> Seen | None:
 # This machine.
 
 
-def _check_machine(config: Config, seen: Seen | None, place: Place | None, diagnosis: Diagnosis) -> None:
+def _check_machine(config: Config, seen: Seen | None, target: Target | None, diagnosis: Diagnosis) -> None:
     machine, whose = read_machine(), "this shell's"
     connections, workers = config.limits.connections, config.workers
     if seen is not None:
@@ -173,7 +173,7 @@ def _check_machine(config: Config, seen: Seen | None, place: Place | None, diagn
         diagnosis.untried.append(
             f"the limits of a running gateway: none answers at {config.host}:{config.port} (host, port); those of this shell were read instead"
         )
-    proxied = bool(config.trusted_proxies) or (place is not None and not (seen is not None and seen.is_direct))
+    proxied = bool(config.trusted_proxies) or (target is not None and not (seen is not None and seen.is_direct))
     diagnosis.add(*machine_findings(machine, Load(connections, workers, proxied), whose=whose))
     diagnosis.fine["machine"] = (
         f"{whose} file descriptors are {'unlimited' if machine.descriptors == UNLIMITED else f'{machine.descriptors:,}'}"

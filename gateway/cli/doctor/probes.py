@@ -28,7 +28,7 @@ from websockets.typing import Origin
 from ...edges.emulation import EVENTS
 from ...edges.websocket_handshake import PATH
 from ...rules.protocol import PING
-from .place import Place
+from .target import Target
 
 __all__ = ["Answer", "Flow", "Unanswered", "ask", "connect_command", "follow_stream", "follow_websocket"]
 
@@ -85,22 +85,22 @@ class Flow:
     waited: float | None = None
 
 
-async def ask(place: Place, method: str, path: str, headers: Mapping[str, str] = NONE, body: bytes | None = None) -> Answer:
+async def ask(target: Target, method: str, path: str, headers: Mapping[str, str] = NONE, body: bytes | None = None) -> Answer:
     """One request on a connection of its own. Raises Unanswered."""
-    return await asyncio.to_thread(_ask, place, method, path, headers, body)
+    return await asyncio.to_thread(_ask, target, method, path, headers, body)
 
 
-def _ask(place: Place, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-    tls = place.tls()
+def _ask(target: Target, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    tls = target.tls()
     connection = (
-        http.client.HTTPConnection(place.host, place.port, timeout=ANSWER_SECONDS)
+        http.client.HTTPConnection(target.host, target.port, timeout=ANSWER_SECONDS)
         if tls is None
-        else http.client.HTTPSConnection(place.host, place.port, timeout=ANSWER_SECONDS, context=tls)
+        else http.client.HTTPSConnection(target.host, target.port, timeout=ANSWER_SECONDS, context=tls)
     )
     try:
         connection.connect()
         with _bounded(connection.sock):
-            connection.request(method, place.prefix + path, body, {"Host": place.authority, **headers})
+            connection.request(method, target.prefix + path, body, {"Host": target.authority, **headers})
             own = connection.sock.getsockname()
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
@@ -148,15 +148,15 @@ def connect_command(token: str) -> bytes:
     return json.dumps({"id": 1, "connect": {"token": token} if token else {}}).encode()
 
 
-async def follow_websocket(place: Place, origin: str, command: bytes, seconds: float) -> Flow:
+async def follow_websocket(target: Target, origin: str, command: bytes, seconds: float) -> Flow:
     """Opens a WebSocket, connects, and waits for ``seconds`` at most for a ping."""
-    url = f"ws{place.url[4:]}{PATH}"
+    url = f"ws{target.url[4:]}{PATH}"
     began = time.monotonic()
     try:
         connection = await connect(
             url,
             origin=Origin(origin) if origin else None,
-            ssl=place.tls(),
+            ssl=target.tls(),
             proxy=None,
             open_timeout=ANSWER_SECONDS,
             close_timeout=1,
@@ -182,7 +182,7 @@ async def follow_websocket(place: Place, origin: str, command: bytes, seconds: f
 
 
 async def _read_websocket(connection: ClientConnection, command: bytes, began: float, flow: Flow) -> None:
-    """Until the first ping. Raises ConnectionClosed."""
+    """Reads the connection until the first ping. Raises ConnectionClosed."""
     await connection.send(command.decode())
     while True:
         message = await connection.recv(decode=False)
@@ -200,17 +200,17 @@ def _announced_ping(message: bytes) -> float:
     return float(found[1]) if found else 0.0
 
 
-async def follow_stream(place: Place, command: bytes, seconds: float) -> Flow:
+async def follow_stream(target: Target, command: bytes, seconds: float) -> Flow:
     """Opens a stream of server-sent events, connects by it, and waits for ``seconds`` at most for a ping."""
     began, flow = time.monotonic(), Flow()
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            reader, writer = await asyncio.open_connection(place.host, place.port, ssl=place.tls())
+            reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.tls())
     except OSError as error:
         flow.fault = _reason(error)
         return flow
     try:
-        writer.write(_stream_request(place, command))
+        writer.write(_stream_request(target, command))
         async with asyncio.timeout(seconds):
             await _read_stream(reader, began, flow)
     except TimeoutError:  # nothing more came in the time that was given, and nothing was cut
@@ -222,10 +222,10 @@ async def follow_stream(place: Place, command: bytes, seconds: float) -> Flow:
     return flow
 
 
-def _stream_request(place: Place, command: bytes) -> bytes:
-    """As a browser sends it, with the leave to compress the answer: a proxy that does so may hold events back."""
+def _stream_request(target: Target, command: bytes) -> bytes:
+    """The request of a stream as a browser sends it. It allows a compressed answer: a proxy that compresses may hold events back."""
     head = (
-        f"POST {place.prefix}{EVENTS} HTTP/1.1\r\nHost: {place.authority}\r\nContent-Type: application/json\r\n"
+        f"POST {target.prefix}{EVENTS} HTTP/1.1\r\nHost: {target.authority}\r\nContent-Type: application/json\r\n"
         f"Accept: text/event-stream\r\nAccept-Encoding: gzip\r\nContent-Length: {len(command)}\r\n\r\n"
     )
     return head.encode() + command
@@ -261,7 +261,7 @@ class _StreamResponse:
 
 
 async def _read_stream(reader: asyncio.StreamReader, began: float, flow: Flow) -> None:
-    """Until the first ping, or the end of the stream. Raises HTTPException."""
+    """Reads the stream until the first ping, or its end. Raises HTTPException."""
     response = _StreamResponse()
     while not response.is_complete and (part := await reader.read(BODY_BYTES)):
         response.feed(part)

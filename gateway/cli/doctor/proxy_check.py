@@ -17,9 +17,9 @@ from ...edges.doctor_view import PROOF_HEADER, SeenRequest, View, proof_of
 from ...edges.request import NOT_LISTED
 from .clock_check import Reading, clock_findings
 from .diagnosis import Diagnosis, Finding, Weight
-from .place import Place
 from .probes import BUFFERED_SECONDS, Answer, Flow, Unanswered, ask, connect_command, follow_stream, follow_websocket
 from .proxy_lines import line_for
+from .target import Target
 
 __all__ = [
     *("FORGED", "SENT", "Seen", "Way"),
@@ -64,7 +64,7 @@ class Seen(NamedTuple):
 class Way(NamedTuple):
     """What is tried: ``token`` connects, "" where nobody may without one and there is none; ``origin`` is the page's, "" for none."""
 
-    place: Place
+    target: Target
     api_keys: Sequence[str]
     token: str
     origin: str
@@ -72,14 +72,14 @@ class Way(NamedTuple):
     message_bytes: int
 
 
-async def read_view(place: Place, api_keys: Sequence[str], origin: str = "") -> Seen | str:
+async def read_view(target: Target, api_keys: Sequence[str], origin: str = "") -> Seen | str:
     """What the gateway at the end of the way sees, or why it does not show it. Raises Unanswered."""
     headers = SENT | ({"origin": origin} if origin else {})
     refusals = []
     for key in api_keys or [""]:
         proof = {PROOF_HEADER: proof_of(key, time.time())} if key else {}
         began = time.time()
-        answer = await ask(place, "GET", "/health/doctor", headers | proof)
+        answer = await ask(target, "GET", "/health/doctor", headers | proof)
         if answer.status == 200 and answer.is_json:
             return _seen(answer, began, time.time())
         refusals.append(answer)
@@ -98,30 +98,30 @@ def _seen(answer: Answer, began: float, now: float) -> Seen | str:
 
 async def check_way(way: Way, diagnosis: Diagnosis) -> Seen | None:
     """Adds what is wrong between here and the gateway. Returns what the gateway saw, None if it did not show it."""
-    place = way.place
+    target = way.target
     try:
-        live = await ask(place, "GET", "/health/live")
+        live = await ask(target, "GET", "/health/live")
     except Unanswered as error:
-        diagnosis.add(_unanswered(place, error))
+        diagnosis.add(_unanswered(target, error))
         return None
-    diagnosis.add(*judge_live(live, place))
+    diagnosis.add(*judge_live(live, target))
     if live.body.strip() != LIVE:
         return None
-    if not place.by_tls and not place.is_of_this_machine:
-        sentence = f"{place.url} is in the clear: whoever is on the way reads tokens and messages"
+    if not target.by_tls and not target.is_of_this_machine:
+        sentence = f"{target.url} is in the clear: whoever is on the way reads tokens and messages"
         diagnosis.add(Finding(Weight.WARNING, sentence, "https:// with a certificate at the proxy, or tls_cert and tls_key"))
     try:
-        seen = await read_view(place, way.api_keys, way.origin)
+        seen = await read_view(target, way.api_keys, way.origin)
         await _check_connections(way, live.headers.get("server", ""), diagnosis)
     except Unanswered as error:
-        diagnosis.add(Finding(Weight.FAULT, f"a request to {place.url} was not answered: {error}", "the proxy's log has the reason"))
+        diagnosis.add(Finding(Weight.FAULT, f"a request to {target.url} was not answered: {error}", "the proxy's log has the reason"))
         return None
     if isinstance(seen, str):
         diagnosis.untried.append(f"what the gateway sees of a request: {seen}")
         return None
-    diagnosis.add(*judge_view(seen, place, way.origin))
+    diagnosis.add(*judge_view(seen, target, way.origin))
     through = "itself, with no proxy between" if seen.is_direct else f"through {seen.server or 'a proxy'}"
-    diagnosis.fine["way"] = f"{place.url} leads to the gateway {through}"
+    diagnosis.fine["way"] = f"{target.url} leads to the gateway {through}"
     if taken := _taken(seen.view.request, seen.own[0], direct=seen.is_direct):
         diagnosis.fine["client address"] = taken
     return seen
@@ -140,48 +140,50 @@ def _taken(request: SeenRequest, own: str, *, direct: bool) -> str:
     )
 
 
-def _unanswered(place: Place, error: Unanswered) -> Finding:
+def _unanswered(target: Target, error: Unanswered) -> Finding:
     if error.is_of_certificate:
-        change = f"a certificate for {place.host} of a known authority, with its chain (nginx: ssl_certificate fullchain.pem;)"
-        return Finding(Weight.FAULT, f"browsers refuse {place.url}: {error}", f"{change}; for an authority of your own: SSL_CERT_FILE=FILE")
+        change = f"a certificate for {target.host} of a known authority, with its chain (nginx: ssl_certificate fullchain.pem;)"
+        return Finding(
+            Weight.FAULT, f"browsers refuse {target.url}: {error}", f"{change}; for an authority of your own: SSL_CERT_FILE=FILE"
+        )
     change = "start what listens there, or name the URL that pages use with --url"
-    return Finding(Weight.FAULT, f"{place.url} does not answer: {error}", change)
+    return Finding(Weight.FAULT, f"{target.url} does not answer: {error}", change)
 
 
-def judge_live(live: Answer, place: Place) -> list[Finding]:
+def judge_live(live: Answer, target: Target) -> list[Finding]:
     """Whether a gateway answers at all."""
     if live.body.strip() == LIVE:
         return []
     if live.status in (301, 302, 303, 307, 308):
-        target = live.headers.get("location", "").removesuffix("/health/live")
-        sentence = f"{place.url} redirects to {target}, where WebSockets and many SDKs do not follow"
-        return [Finding(Weight.FAULT, sentence, f"let pages use that URL, and run gateway doctor --url {target}")]
+        elsewhere = live.headers.get("location", "").removesuffix("/health/live")
+        sentence = f"{target.url} redirects to {elsewhere}, where WebSockets and many SDKs do not follow"
+        return [Finding(Weight.FAULT, sentence, f"let pages use that URL, and run gateway doctor --url {elsewhere}")]
     if live.status in UNREACHED:
-        sentence = f"the proxy at {place.url} does not reach a gateway: it answers {live.status}"
+        sentence = f"the proxy at {target.url} does not reach a gateway: it answers {live.status}"
         return [
             Finding(Weight.FAULT, sentence, 'start "gateway serve", or correct the address in the proxy (host and port of the gateway)')
         ]
-    sentence = f"no gateway is at {place.url}: /health/live was answered with {live.status}"
+    sentence = f"no gateway is at {target.url}: /health/live was answered with {live.status}"
     return [Finding(Weight.FAULT, sentence, "pass the gateway's paths on as they are, or name the path before them in --url")]
 
 
 # What the gateway sees.
 
 
-def judge_view(seen: Seen, place: Place, origin: str) -> list[Finding]:
+def judge_view(seen: Seen, target: Target, origin: str) -> list[Finding]:
     """What a proxy did to the headers of a request."""
     request = seen.view.request
     found = clock_findings("the gateway's", seen.clock)
     if seen.is_direct:
         return found
     found += _addresses(request, seen.own[0], seen.server)
-    if request.host.lower() != place.authority.lower():
-        sentence = f"the proxy changes Host from {place.authority} to {request.host}: pages of {place.url} are refused as if they were of another site"
+    if request.host.lower() != target.authority.lower():
+        sentence = f"the proxy changes Host from {target.authority} to {request.host}: pages of {target.url} are refused as if they were of another site"
         found.append(
             Finding(
                 Weight.WARNING,
                 sentence,
-                line_for(seen.server, "host") + f', or allowed_origins = ["http{"s" * place.by_tls}://{place.authority}"]',
+                line_for(seen.server, "host") + f', or allowed_origins = ["http{"s" * target.by_tls}://{target.authority}"]',
             )
         )
     if request.http == "1.0":
@@ -224,17 +226,17 @@ def _addresses(request: SeenRequest, own: str, server: str) -> list[Finding]:
 
 
 async def _check_connections(way: Way, server: str, diagnosis: Diagnosis) -> None:
-    place, command = way.place, connect_command(way.token)
+    target, command = way.target, connect_command(way.token)
     size = min(2 * way.message_bytes, BODY_MOST)
     socket, stream, body = await asyncio.gather(
-        follow_websocket(place, way.origin, command, way.seconds),
-        follow_stream(place, command, way.seconds),
-        ask(place, "POST", "/emulation", {"content-type": "application/json"}, b" " * size),
+        follow_websocket(target, way.origin, command, way.seconds),
+        follow_stream(target, command, way.seconds),
+        ask(target, "POST", "/emulation", {"content-type": "application/json"}, b" " * size),
     )
     if socket.status == 403 and NOT_LISTED.encode() in socket.body and way.origin:
-        sentence = f"the gateway at {place.url} refuses pages of {way.origin}: {NOT_LISTED}"
+        sentence = f"the gateway at {target.url} refuses pages of {way.origin}: {NOT_LISTED}"
         diagnosis.add(Finding(Weight.FAULT, sentence, f'allowed_origins = ["{way.origin}"]    (and start the gateway again)'))
-        socket = await follow_websocket(place, "", command, way.seconds)
+        socket = await follow_websocket(target, "", command, way.seconds)
     diagnosis.add(*judge_websocket(socket, server), *judge_stream(stream, server), *judge_body(body, size, server))
     for name, flow in (("WebSocket", socket), ("stream", stream)):
         _record(name, flow, way, diagnosis)

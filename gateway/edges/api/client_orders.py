@@ -52,7 +52,7 @@ async def disconnect(node: Node, request: DisconnectRequest) -> bytes:
     how = request.disconnect or Reason()
     code = how.code or 3503  # cent sends 0 where a reason alone is given
     if code < 3000:
-        raise BadRequest(f"{code} is no code of a disconnect: they begin at 3000")
+        raise BadRequest(f"{code} is no close code for a disconnect: these are 3000 to 4999")
     await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=code, reason=how.reason))
     return b"{}"
 

@@ -1,4 +1,4 @@
-"""The server API's other form, ``POST /api``: commands as lines, as libraries of backends send them that are older than a path for each method
+"""The older form of the server API, ``POST /api``: one command a line. Libraries send it that date from before each method had a path of its own
 (gocent before version 4, and those of Ruby and PHP of that time).
 
     {"method": "publish", "params": {"channel": "posts:tech", "data": 1}}

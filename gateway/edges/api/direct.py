@@ -23,7 +23,7 @@ from ...errors import StoreError
 from ...runtime import tracing
 from ...session.client_counts import FROM_API
 from ...session.node import Node
-from ..request import api_key_of, is_api_key, places_of
+from ..request import api_key_of, is_api_key, turn_slots_of
 from ..responses import json_headers
 from .endpoint import failure
 from .known_heads import Head, KnownHeads
@@ -84,7 +84,7 @@ class DirectCalls:
         path, _, query = url.partition(b"?")
         name = _PATHS.get(path)
         config = self._node.config
-        if name is None or tracing.is_on() or config.telemetry.publication_tags or places_of(query):  # the last waits for its turn
+        if name is None or tracing.is_on() or config.telemetry.publication_tags or turn_slots_of(query):  # the last waits for its turn
             return None
         fields = dict(headers)
         length = fields.get(b"content-length", b"")
@@ -219,7 +219,7 @@ class DirectCall:
         return self
 
     def clear(self) -> None:
-        """Of an event."""
+        """Does nothing: it is there because uvicorn's protocol clears an event here."""
 
     def set(self) -> None:
         """Something happened: a part of the body came, or its end, or the connection is lost."""
@@ -299,7 +299,7 @@ class _Answer(msgspec.Struct, eq=False):
     number: int
 
     def done(self) -> bool:
-        """What was accepted is published, even if the client has gone."""
+        """Never: what was accepted is published, even if the client has gone."""
         return False
 
     def set_result(self, result: Any, /) -> None:

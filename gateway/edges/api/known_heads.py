@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 
 class KnownHeads:
-    """Those of one connection, HEADS_MOST at most."""
+    """The known heads of one connection, HEADS_MOST at most."""
 
     __slots__ = ("_heads",)
 

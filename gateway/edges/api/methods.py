@@ -99,7 +99,7 @@ def _decoded(kind: type[Asked], body: bytes) -> Asked:
 
 
 def _with_unknown_fields(fault: str, kind: type[Shape], body: bytes) -> str:
-    """A field that is missing may be there under a wrong name."""
+    """The fault, with the unknown fields of the request: a field that is missing may be there under a wrong name."""
     return "; ".join([fault, *unknown_fields(body, kind)])
 
 

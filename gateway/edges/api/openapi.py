@@ -147,7 +147,7 @@ def _given(field: msgspec.structs.FieldInfo) -> Schema:
 
 
 def _let_be_null(struct: type[msgspec.Struct], schemas: dict[str, Schema]) -> None:
-    """A field that is null is as if left out."""
+    """Lets the fields of a struct be null in its schema: such a field is as if left out."""
     properties = schemas[struct.__name__]["properties"]
     for field in msgspec.structs.fields(struct):
         kind = properties[field.name].get("type")

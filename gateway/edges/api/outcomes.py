@@ -28,7 +28,7 @@ def responses(results: list[Outcome]) -> bytes:
 
 
 def replies(outcomes: list[tuple[str, Outcome]]) -> bytes:
-    """What a batch is answered with; ``outcomes`` are with the names of their methods."""
+    """The answer to a batch; ``outcomes`` has the name of each command's method, and its outcome."""
     texts = [raw_object({name: result} if error is None else {"error": error}) for name, (result, error) in outcomes]
     return b'{"replies":[%b]}' % b",".join(texts)
 

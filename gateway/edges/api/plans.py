@@ -154,7 +154,7 @@ def _first(answers: Sequence[Answer]) -> bytes:
 
 
 def _few(items: Sequence[Any]) -> None:
-    """Without it the loop would be held for seconds by what is no plan in the end."""
+    """Raises _Unusual for more than TOGETHER: to check them all would hold the loop for seconds, perhaps for no plan in the end."""
     if len(items) > TOGETHER:
         raise _Unusual
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from ...publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
 from ...rules.notifications import ID_BYTES, NAMESPACE
-from ...rules.protocol import OverrideRequest, Place
+from ...rules.protocol import OverrideRequest, StreamPosition
 from ...work.jobs import ATTEMPTS, DELAY_SECONDS, NAME_BYTES, QUEUE_BYTES, RESULT_SECONDS, TIMEOUT_SECONDS
 
 __all__ = [
@@ -207,7 +207,7 @@ class SubscribeRequest(Whom, kw_only=True):
     b64info: InBase64 = ""
     data: Json = _nothing()
     b64data: InBase64 = ""
-    recover_since: Place | None = None
+    recover_since: StreamPosition | None = None
     expire_at: Seconds = 0
     override: Annotated[OverrideRequest | None, Meta(description="what holds instead of the channel's rules")] = None
 
@@ -266,7 +266,7 @@ class HistoryRequest(ChannelRequest):
     """Publications after ``since``, or, in ``reverse``, before it."""
 
     limit: Limit | None = None
-    since: Place | None = None
+    since: StreamPosition | None = None
     reverse: bool | None = None
 
 

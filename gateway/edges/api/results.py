@@ -68,7 +68,7 @@ class BroadcastResult(msgspec.Struct):
 
 
 class NotifyResult(PublishResult):
-    """For ``user`` the position, for ``users`` the responses, in their order."""
+    """Where the request has ``user``, the position; where it has ``users``, a response for each, in their order."""
 
     responses: list[Response] | UnsetType = UNSET
 

@@ -20,9 +20,9 @@ from ...publication import Position
 from ...rules.identity import Grant, Identity
 from ...rules.json_text import encode
 from ...rules.permissions import admits, may_subscribe, overridden
-from ...rules.recovery import NEVER_WAS, provable
+from ...rules.recovery import NEVER_WAS, recovery_start
 from ...session.client_counts import BY_SSE
-from ...session.dispatch import PLACE_COMMANDS
+from ...session.dispatch import SLOT_COMMANDS
 from ...session.node import Node
 from ..outlets import Buffered, Direct, output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
@@ -41,11 +41,11 @@ _TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class _Asked(NamedTuple):
-    """A request for a stream. ``tickets`` are its subscription tokens; it goes on after ``last_id``, or begins ``last`` publications back."""
+    """A request for a stream. It goes on after ``last_id``, or begins ``last`` publications back."""
 
     names: list[str]
     token: str
-    tickets: list[str]
+    subscription_tokens: list[str]
     last_id: str
     last: int
     pings: bool
@@ -109,9 +109,9 @@ class EventStreams:
         last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
         try:
             names = self._names(query)
-            tickets = subscription_tokens_of(query, len(names))
+            subscription_tokens = subscription_tokens_of(query, len(names))
             last = min(number_of(query, "last", 0), LAST_MOST)
-            return _Asked(names, token, tickets, last_id, last, number_of(query, "pings", 0) > 0)
+            return _Asked(names, token, subscription_tokens, last_id, last, number_of(query, "pings", 0) > 0)
         except _ChannelRefused as refused:
             raise _Mistake(400, str(refused.error), refused.error.code, refused.channel) from None
         except ClientError as error:
@@ -123,9 +123,9 @@ class EventStreams:
         address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
         identity = await node.authentication.identify(asked.token)
         node.admission.admit_request(identity.user, address)
-        grants = await self._grants(names, asked.tickets, identity)
+        grants = await self._grants(names, asked.subscription_tokens, identity)
         starts = await self._starts(names, grants, identity, asked.last_id, asked.last)
-        await node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
+        await node.admission.turns.wait(1 + len(names) // SLOT_COMMANDS)  # thousands may open at once
         if node.revocations.covers(identity) or any(map(node.revocations.covers, grants.values())):
             raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
         reaches_back = bool(asked.last and not asked.last_id)
@@ -186,7 +186,7 @@ class EventStreams:
         starts: dict[str, Position | None] = dict.fromkeys(names)
         if last_id:
             positions = dict(zip(names, _positions(last_id[:ID_BYTES], len(names)), strict=True))
-            return starts | {name: provable(positions[name], admitted=name in readable) for name in asked}
+            return starts | {name: recovery_start(positions[name], admitted=name in readable) for name in asked}
         if not last:
             return starts
         backs = await asyncio.gather(*[self._node.history.back(name, last) for name in readable])

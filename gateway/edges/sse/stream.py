@@ -384,7 +384,7 @@ class EventStream(TimedClient[StreamSubscription]):
         self.node.wheel.remove(self)
         self.node.admission.forget(self, self.identity.user)
         for subscription in self.subscriptions:
-            self.node.hub.leave(subscription)
+            self.node.hub.end(subscription)
             if known:
                 self.node.events.unsubscribed(self, subscription, subscription.position, closed=True)
         if known:

@@ -10,8 +10,8 @@
 --
 -- An entry is published with a version of the bridge's own, and only then finished, which moves the position past it. A process
 -- that dies in between leaves it to the next one, which publishes it with the same version: the channel drops the repeat. The
--- version of a Stream's entry is its id; that of a List's is its number, which is the position plus its place in the list of the taken
--- ones. Where that list is empty, the position first grows with time: in a cluster the shard of the bridge may come back older than that
+-- version of a Stream's entry is its id; that of a List's is its number, which is the position plus its index in the list of taken
+-- entries. Where that list is empty, the position first grows with time: in a cluster the shard of the bridge may come back older than that
 -- of the channel, and numbers that were published are then not given to other entries, which would count as repeats. Without the state,
 -- versions would begin anew and count as repeats, so they are versions of an epoch that is made with the state.
 

@@ -1,8 +1,8 @@
 -- The gateway's function library. It runs inside Valkey, one function per atomic act.
 --
 -- Keys of channel C, always all three and in this order (one hash slot; every key a function touches is declared):
---   gw:{C}:meta     hash: epoch, offset and ms of the newest publication, trimmed (stream ids of the newest one that history has
---                   let go and of those that follow it, up to the offset that stands after ms), version, version_epoch
+--   gw:{C}:meta     hash: epoch and offset of the newest publication; ms, its time and, after a space, the offset up to which trimmed goes;
+--                   trimmed, stream ids of the newest publication that history has let go and of those that follow it; version, version_epoch
 --   gw:{C}:stream   stream: <offset>-<unix ms> → data [tags] [info]; offsets have no holes
 --   gw:{C}:keys     sorted set: idempotency key → offset; a negative score marks a publication that was announced only
 -- and the Pub/Sub channel gw:{C}.

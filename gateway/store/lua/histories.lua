@@ -66,7 +66,7 @@ end
 
 -- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS [left]]
 --   → [epoch, offset, ms, entries, left]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
---     stands before SINCE (0: the top), newest first. What another program appended past the newest position is not part of
+--     precedes SINCE (0: the top), newest first. What another program appended past the newest position is not part of
 --     it, since its offset will be given to a publication. LIMIT 0 reads the position alone. Reading makes the epoch, too.
 --     left is the number of milliseconds until the stream expires; negative if it does not, or if there are no entries. It
 --     is there for those that ask for it: gateways of an older version take four values, and serve beside newer ones for a while.

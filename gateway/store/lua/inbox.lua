@@ -1,6 +1,6 @@
 -- The inbox: a channel whose publications are notifications. It follows channels.lua in the library.
 --
--- A notification is a JSON object with an "id"; a later one with the same id is an update of it, and takes its place.
+-- A notification is a JSON object with an "id"; a later one with the same id is an update, which replaces it.
 -- Keys of an inbox C, always all five: those of the channel and
 --   gw:{C}:unread   sorted set: id → offset of its newest publication, for unread notifications
 --   gw:{C}:inbox    sorted set: the same for all notifications that history holds
@@ -23,7 +23,7 @@ end
 
 -- Removes from the sets what history does not hold any more, and everything if a new life of the history has begun.
 -- Returns how many unread notifications were removed.
-local function settle(keys)
+local function remove_gone(keys)
   if not string.find(redis.call('HGET', keys[1], 'inbox') or '', '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then
     redis.call('HDEL', keys[1], 'inbox')
     redis.call('DEL', keys[4], keys[5])
@@ -35,10 +35,10 @@ local function settle(keys)
   return redis.call('ZREMRANGEBYSCORE', keys[4], '-inf', below)
 end
 
--- Counts a change and announces it; `what` is JSON that begins with a comma, or ''. Returns unread and the change.
-local function tell(base, keys, epoch, what)
+-- Counts a change of what is unread, and announces it; `more` is JSON of further fields, which begins with a comma, or ''. Returns unread and the change.
+local function announce_unread(base, keys, epoch, more)
   local unread, change = redis.call('ZCARD', keys[4]), redis.call('HINCRBY', keys[1], 'inbox', 1)
-  redis.call(ANNOUNCE, base, string.format('{"inbox":{"unread":%d,"change":%d,"epoch":"%s"%s}}', unread, change, epoch, what))
+  redis.call(ANNOUNCE, base, string.format('{"inbox":{"unread":%d,"change":%d,"epoch":"%s"%s}}', unread, change, epoch, more))
   return unread, change
 end
 
@@ -50,8 +50,8 @@ local function inbox_state(base, keys)
   if not epoch then
     epoch, top = begin(keys), 0
   end
-  if settle(keys) > 0 then
-    tell(base, keys, epoch, '')
+  if remove_gone(keys) > 0 then
+    announce_unread(base, keys, epoch, '')
   end
   return epoch, top, redis.call('ZCARD', keys[4]), tonumber(redis.call('HGET', keys[1], 'inbox') or '0')
 end
@@ -64,12 +64,12 @@ local function notify(base, keys, args)
   for i = 4, 5 do redis.call('ZCARD', keys[i]) end  -- raises for a key of another type, before anything is written
   local offset, epoch, published = add(base, keys, args)
   if published and offset > 0 then
-    settle(keys)
+    remove_gone(keys)
     redis.call('ZADD', keys[4], offset, id)
     redis.call('ZADD', keys[5], offset, id)
     local rules = rules_of(base)
     for i = 4, 5 do keep_meta(keys[i], rules.meta_ttl, rules.ttl) end
-    tell(base, keys, epoch, '')
+    announce_unread(base, keys, epoch, '')
   end
   return offset, epoch
 end
@@ -131,7 +131,7 @@ local function gateway_read(keys, args)
   if (args[1] or '') ~= '' and args[1] ~= epoch then
     return {epoch, top, unread, change}
   end
-  local read, what = 0, upto and ',"upto":' .. number(upto) or ',"upto":' .. number(top)
+  local read, more = 0, upto and ',"upto":' .. number(upto) or ',"upto":' .. number(top)
   if #args > 2 then
     local ids = {}
     for i = 3, math.min(#args, IDS_MOST + 2) do
@@ -141,12 +141,12 @@ local function gateway_read(keys, args)
         table.insert(ids, args[i])
       end
     end
-    read, what = #ids, #ids > 0 and ',"read":' .. cjson.encode(ids) or ''
+    read, more = #ids, #ids > 0 and ',"read":' .. cjson.encode(ids) or ''
   else
     read = redis.call('ZREMRANGEBYSCORE', keys[4], '-inf', upto and number(upto) or '+inf')
   end
   if read > 0 then
-    unread, change = tell(base, keys, epoch, what)
+    unread, change = announce_unread(base, keys, epoch, more)
   end
   return {epoch, top, unread, change}
 end

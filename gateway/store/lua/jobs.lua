@@ -2,7 +2,9 @@
 --
 -- Keys of queue Q, always all 22 and in this order (one hash slot; every key a function touches is declared):
 --   gw:queue:{Q}            hash: counters (enqueued, taken, started, finished, retried, dead, cancelled, crashed, given_back, strays, sent_again;
---                           start_ms and finish_ms are sums), seq, picks, hungry, next:NAME (when a limited name may start again),
+--                           start_ms and finish_ms are sums), seq (the last number of an id, or of the order of a serial key),
+--                           picks (counts the jobs that were taken, so that each priority has its turn), hungry (there while a worker has room for
+--                           more jobs than it found, so that the next is announced), next:NAME (when a limited name may start again),
 --                           pace:NAME (the same by those that started, where next counts the reserved ones), v:EPOCH, cron:NAME (the
 --                           expression and time zone of the ticks that are the versions of v:cron:NAME)
 --   gw:queue:{Q}:jobs       hash: id → the job, a JSON object that begins with its numbers and ends with its data
@@ -171,7 +173,7 @@ local function wake(keys)
 end
 
 -- Puts a job where it waits: delayed until it is due, or ready. `first`: it is the next of its priority to be taken. Returns whether
--- workers that wait must know.
+-- workers that wait are to be woken.
 local function put(keys, id, priority, due, now, first)
   if due > now then
     redis.call('ZADD', keys[K.delayed], number(due), id)

@@ -165,7 +165,7 @@ local function resend(keys, id, now)
 end
 
 -- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000, and
---   until they pass 8 MiB: of the IDs that were named, both are the first so many. Where the oldest cannot be, it looks at up to 10000.
+--   until they pass 8 MiB: both together are the first of the IDs that were named, and the caller names the rest again. Where the oldest cannot be, it looks at up to 10000.
 -- Atomic, because a dead letter that is sent again twice would run twice.
 local function gateway_resend(keys, args)
   check_queue(keys)

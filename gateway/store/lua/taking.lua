@@ -8,8 +8,8 @@ local function note_size(keys, many, bytes)
   BATCHES[keys[1]] = fitting < JOB.batch and fitting or nil
 end
 
--- Puts the delayed jobs that are due among the ready ones, until they pass JOB.reply. Returns ms until the next is due, nil if none is delayed.
-local function ripen(keys, now)
+-- Moves the delayed jobs that are due to the ready ones, until they pass JOB.reply. Returns ms until the next is due, nil if none is delayed.
+local function promote_due(keys, now)
   local first = redis.call('ZRANGE', keys[K.delayed], 0, 0, 'WITHSCORES')
   if not first[1] then return nil end
   if tonumber(first[2]) > now then return tonumber(first[2]) - now end
@@ -264,7 +264,7 @@ local function gateway_take(keys, args)
   end
   local rates, now = rates_of(args), now_ms()
   redis.call('ZADD', keys[K.workers], number(now + lease), worker)
-  local wait = ripen(keys, now)
+  local wait = promote_due(keys, now)
   local taking = begin_taking(keys, worker, most, rates, now)
   taking.some_delayed = wait ~= nil
   local more = true
@@ -284,7 +284,7 @@ local function gateway_take(keys, args)
   for field, next_start in pairs(taking.changed) do change(field, next_start) end
   redis.call('HSET', keys[1], unpack(changed))
 
-  if taking.delayed then wait = ripen(keys, now) end
+  if taking.delayed then wait = promote_due(keys, now) end
   if taking.looked >= JOB.page then wait = 0 end
   if taking.wait then wait = math.min(wait or taking.wait, taking.wait) end
   return {wait and math.ceil(math.min(wait, JOB.longest_lease)) or -1, unpack(taking.answer)}

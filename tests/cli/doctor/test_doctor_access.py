@@ -91,7 +91,7 @@ CHANNELS: dict[str, Any] = {
         [
             (
                 FAULT,
-                'channel tick:x: namespace tick, subscribe = "token": needs a subscription token',
+                'channel tick:x: namespace tick, subscribe = "token": a client needs a subscription token for the channel',
                 'or namespaces.tick.subscribe = "user"',
             )
         ],
@@ -103,7 +103,11 @@ CHANNELS: dict[str, Any] = {
     ),
     "owner": ("ann", "notifications:bob", [(FAULT, "belongs to user 'bob', and the client is user 'ann'", 'whose claim "sub" is "bob"')]),
     "owner by a #": ("ann", "posts:x#bob", [(FAULT, "belongs to user 'bob'", 'whose claim "sub" is "bob"')]),
-    "anonymous": ("", "posts:1", [(FAULT, "needs a user, and the client is anonymous", 'namespaces.posts.subscribe = "anyone"')]),
+    "anonymous": (
+        "",
+        "posts:1",
+        [(FAULT, "every client with a user may, and the client is anonymous", 'namespaces.posts.subscribe = "anyone"')],
+    ),
     "misspelled": ("ann", "psots:1", [(FAULT, "102 unknown channel: no namespace 'psots'", "did you mean 'posts'?")]),
     "without a namespace": ("", "lobby", [(FAULT, "channels without a namespace", 'channels.subscribe = "anyone"')]),
     "no history": ("ann", "live:1", [(NOTE, "has no history", "namespaces.live.history_size = 100")]),

@@ -79,7 +79,7 @@ def test_what_would_be_refused_comes_first_with_the_line_to_change_and_ends_with
     outcome = run("doctor", "--token-file", file, "--channel", "tick:x", *used)
     assert outcome.status == 1
     first, second = outcome.out.splitlines()[:2]
-    assert first == 'fault      channel tick:x: namespace tick, subscribe = "token": needs a subscription token'
+    assert first == 'fault      channel tick:x: namespace tick, subscribe = "token": a client needs a subscription token for the channel'
     assert second.startswith("           change: ") and 'namespaces.tick.subscribe = "user"' in second
     report = json.loads(run("doctor", "--json", "--token", given, "--channel", "tick:x", *used).out)
     assert not report["ok"] and report["findings"][0]["weight"] == "fault" and "machine" in report["fine"]

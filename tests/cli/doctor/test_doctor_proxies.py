@@ -20,7 +20,6 @@ from gateway.auth.tokens import mint
 from gateway.cli.doctor.clock_check import Reading
 from gateway.cli.doctor.diagnosis import Diagnosis, Weight
 from gateway.cli.doctor.examination import _look_at_the_gateway
-from gateway.cli.doctor.place import Place
 from gateway.cli.doctor.probes import Answer, Flow, Unanswered, ask, follow_stream
 from gateway.cli.doctor.proxy_check import (
     FORGED,
@@ -36,6 +35,7 @@ from gateway.cli.doctor.proxy_check import (
     read_view,
 )
 from gateway.cli.doctor.proxy_lines import line_for
+from gateway.cli.doctor.target import Target
 from gateway.config import load
 from gateway.edges.doctor_view import PROOF_HEADER, SeenProcess, SeenRequest, View, doctor_view, proof_of
 
@@ -107,7 +107,7 @@ def urls(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -> I
 
 async def _diagnose(url: str, *, origin: str = "https://app.example.org", seconds: float = 3.0) -> Diagnosis:
     diagnosis = Diagnosis()
-    await check_way(Way(Place.of(url), [API_KEY], mint(SECRET, seconds=60), origin, seconds, 65536), diagnosis)
+    await check_way(Way(Target.of(url), [API_KEY], mint(SECRET, seconds=60), origin, seconds, 65536), diagnosis)
     return diagnosis
 
 
@@ -141,11 +141,11 @@ async def test_an_origin_that_the_running_gateway_refuses_does_not_end_the_exami
 
 
 async def test_a_gateway_shows_what_it_sees_only_to_a_caller_that_proves_to_have_its_key(gateway: RunningGateway) -> None:
-    seen = await read_view(Place.of(gateway.url), ["another key", API_KEY])
+    seen = await read_view(Target.of(gateway.url), ["another key", API_KEY])
     assert not isinstance(seen, str) and seen.is_direct and seen.view.request.address == FORGED  # this machine is a trusted proxy
     assert abs(seen.clock.ahead) <= seen.clock.doubt + 0.1
     for key in ("another key", ""):
-        refusal = await read_view(Place.of(gateway.url), [key])
+        refusal = await read_view(Target.of(gateway.url), [key])
         assert isinstance(refusal, str) and "none of the api_keys" in refusal
     for proof in (proof_of(API_KEY, time.time() - 7200), f"{time.time():.0f}", "nan x", "9" * 400 + " x"):
         answer = gateway.http("GET", "/health/doctor", None, {PROOF_HEADER: proof})
@@ -157,7 +157,7 @@ async def test_a_gateway_on_all_addresses_is_asked_at_this_machine_and_has_no_pr
     gateway = start_gateway(f'host = "{host}"\n')
     config = load(None, host=host, port=gateway.port, api_keys=[API_KEY])
     assert await _look_at_the_gateway(config) is not None
-    seen = await read_view(Place.of(f"http://127.0.0.1:{gateway.port}"), [API_KEY])
+    seen = await read_view(Target.of(f"http://127.0.0.1:{gateway.port}"), [API_KEY])
     assert not isinstance(seen, str) and seen.is_direct
 
 
@@ -174,12 +174,12 @@ async def test_a_url_at_which_nothing_answers_is_a_fault() -> None:
 
 async def test_a_name_that_no_host_can_have_is_one_at_which_nothing_answers() -> None:
     with pytest.raises(Unanswered, match="label empty or too long"):
-        await ask(Place.of("http://a..b/"), "GET", "/health/live")
+        await ask(Target.of("http://a..b/"), "GET", "/health/live")
 
 
 async def test_without_a_token_that_passes_the_way_is_tried_as_far_as_the_gateway_lets_it(gateway: RunningGateway) -> None:
     diagnosis = Diagnosis()
-    await check_way(Way(Place.of(gateway.url), [API_KEY], "", "", 3.0, 65536), diagnosis)
+    await check_way(Way(Target.of(gateway.url), [API_KEY], "", "", 3.0, 65536), diagnosis)
     assert diagnosis.findings == [] and "WebSocket" not in diagnosis.fine
     assert [text for text in diagnosis.untried if "closed it with 3501; --token names a token that passes" in text] == diagnosis.untried
     assert len(diagnosis.untried) == 2
@@ -188,7 +188,7 @@ async def test_without_a_token_that_passes_the_way_is_tried_as_far_as_the_gatewa
 def test_clients_of_a_proxy_that_is_not_trusted_count_as_one() -> None:
     request = SeenRequest("10.0.0.9", ("10.0.0.9", 4242), False, "1.1", "live.example.org", f"{FORGED}, 198.51.100.7", list(SENT))
     seen = Seen(View("1", 0, request, SeenProcess(1024, 0, 1)), ("10.0.0.1", 4711), "", Reading(0, 0))
-    (finding,) = judge_view(seen, Place.of("https://live.example.org"), "")
+    (finding,) = judge_view(seen, Target.of("https://live.example.org"), "")
     assert finding.weight is Weight.WARNING and "takes all clients of the proxy for one, at 10.0.0.9" in finding.sentence
     assert finding.change == 'trusted_proxies = ["10.0.0.9"]'
 
@@ -197,7 +197,7 @@ def addresses(taken: str, forwarded: str, own: str = "198.51.100.7") -> list[str
     """What is found where the gateway takes the client for ``taken`` after trusted proxies reported ``forwarded``."""
     request = SeenRequest(taken, ("10.0.0.9", 4242), True, "1.1", "live.example.org", forwarded, list(SENT))
     seen = Seen(View("1", 0, request, SeenProcess(1024, 0, 1)), (own, 4711), "", Reading(0, 0))
-    return [finding.sentence + finding.change for finding in judge_view(seen, Place.of("https://live.example.org"), "")]
+    return [finding.sentence + finding.change for finding in judge_view(seen, Target.of("https://live.example.org"), "")]
 
 
 def test_in_a_chain_of_proxies_each_has_to_be_trusted_and_none_may_pass_on_what_clients_claim() -> None:
@@ -239,7 +239,7 @@ def test_a_line_for_caddy_is_one_that_caddy_takes(kind: str, tmp_path: Path) -> 
 
 
 @contextlib.asynccontextmanager
-async def served(parts: Iterable[bytes], pause: float) -> AsyncIterator[Place]:
+async def served(parts: Iterable[bytes], pause: float) -> AsyncIterator[Target]:
     """A server that answers its one client with these parts, and a pause after each, until the client has left."""
     left = asyncio.Event()
 
@@ -255,7 +255,7 @@ async def served(parts: Iterable[bytes], pause: float) -> AsyncIterator[Place]:
         left.set()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield Place(False, "127.0.0.1", server.sockets[0].getsockname()[1])
+        yield Target(False, "127.0.0.1", server.sockets[0].getsockname()[1])
         await left.wait()
 
 
@@ -283,7 +283,7 @@ async def test_a_stream_of_more_than_a_gateway_sends_is_given_up() -> None:
     ],
 )
 def test_an_answer_that_is_not_the_gateways_is_a_fault(answer: Answer, words: str) -> None:
-    (finding,) = judge_live(answer, Place.of("http://live.example.org/app/"))
+    (finding,) = judge_live(answer, Target.of("http://live.example.org/app/"))
     assert finding.weight is Weight.FAULT and words in finding.sentence and finding.change
 
 

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from ...config import is_loopback
 
-__all__ = ["Place"]
+__all__ = ["Target"]
 
 SCHEMES = {"http": False, "https": True, "ws": False, "wss": True}
 
 
-class Place(NamedTuple):
+class Target(NamedTuple):
     """Where requests go. ``prefix`` is a path before the gateway's own, without a slash at its end; ``checks``: whether certificates are checked."""
 
     by_tls: bool
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     checks: bool = True
 
     @classmethod
-    def of(cls, url: str) -> Place:
+    def of(cls, url: str) -> Target:
         """Raises ValueError with a sentence."""
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.hostname:
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As a browser writes it into ``Host``: without the port that the scheme has anyway."""
+        """Host and port as a browser writes them into ``Host``: without the port that is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.by_tls else 80) else f"{host}:{self.port}"
 
