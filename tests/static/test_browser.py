@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
 from ..kit.browser import BLANK, BLOCKED_WEBSOCKET, FOLLOW, cut, failure, follow, numbers, open_landing, restore, seen, wait
 from ..kit.gateways import RunningGateway, Start
+from ..kit.ports import free_port
 from ..kit.publishing import publish_many
 
 # Of all gateways here: the rules lie in Valkey, where a gateway with others would replace them.
@@ -229,7 +230,7 @@ def test_a_long_user_id_leaves_room_for_the_text_on_a_phone(page: Page, gateway:
 
 
 def test_nothing_is_lost_when_the_gateway_restarts_under_the_page(page: Page, start_gateway: Start) -> None:
-    first = start_gateway(SETTINGS)
+    first = start_gateway(SETTINGS, port=free_port())
     open_landing(page, first)
     first.publish("hello:world", {"text": "before"})
     expect(page.locator("#feed")).to_contain_text("before")
@@ -537,7 +538,7 @@ def test_data_that_is_not_json_is_refused_by_the_client_and_the_next_publish_wor
 
 
 def test_a_page_that_wakes_does_not_wait_for_its_backoff(page: Page, start_gateway: Start) -> None:
-    first = start_gateway(SETTINGS)
+    first = start_gateway(SETTINGS, port=free_port())
     follow(page, first, "hello:wake", backoffMs=10**9, longestBackoffMs=10**9)
     first.stop()
     wait(page, "gateway.state === 'waiting'")
@@ -606,7 +607,7 @@ def test_adding_or_removing_a_channel_of_an_event_stream_loses_nothing_in_the_ot
 
 
 def test_a_gateway_that_is_down_does_not_make_the_client_change_to_event_streams(page: Page, start_gateway: Start) -> None:
-    first = start_gateway(SETTINGS)
+    first = start_gateway(SETTINGS, port=free_port())
     follow(page, first, "hello:down", backoffMs=20, longestBackoffMs=50)
     first.stop()
     wait(page, "states.filter(({ state }) => state === 'connecting').length > 8")
