@@ -578,7 +578,7 @@ IN_BROWSER = """async ({ url, other, token, transports }) => {
   sub.subscribe();
   client.connect();
   const { transport } = await connected;
-  await sub.ready(5000);
+  await sub.ready(30000);
   await sub.publish({ from: transport });
   const { data } = await publication;
   const answer = await client.rpc('gateway.whoami', null);
