@@ -102,7 +102,7 @@ async def test_the_gateway_learns_at_once_that_a_client_has_left_its_stream(prox
     user = f"left-{proxy.kind}"
     async with streamed(proxy, "GET", f"sse?channel={new_channel()}&token={proxy.token(user)}") as stream:
         await stream.connected()
-    await until(lambda: f"of user '{user}' disconnected from {HERE}" in gateway.log(), "a line of the log", 5)
+    await until(lambda: f"of user '{user}' disconnected from {HERE}" in gateway.log(), "a line of the log")
 
 
 async def test_an_emulated_client_gets_replies_and_publications_at_once(proxy: WebProxy, gateway: RunningGateway) -> None:
