@@ -463,13 +463,14 @@ async def test_a_rotation_is_learned_from_the_first_token_and_invented_keys_cost
     assert asked == 1, "once, at the start"
     server.hold(*(jwk(OTHER_RSA_KEY, kid) for kid in "abcdef"))
     await until(lambda: time.monotonic() > server.asked[0] + 1.1, "it may ask again")
+    began = time.monotonic()
     assert await by_every_edge(gateway, OTHER_RSA_KEY, *"abcdef") == [0] * 6
     assert len(server.asked) == 2
     refused = [3500, 3500, 3500, 103, 103, 103]
     assert await by_every_edge(gateway, RSA_KEY, *["old"] * 6) == refused, "its key is in the set no more"
     for number in range(8):
         assert await by_every_edge(gateway, RSA_KEY, *(f"invented {number} {edge}" for edge in range(6))) == refused
-    assert len(server.asked) <= 2 + (time.monotonic() - server.asked[1]) // 1.0
+    assert len(server.asked) <= 2 + (time.monotonic() - began) // 1.0
     assert await by_every_edge(gateway, OTHER_RSA_KEY, *"abcdef") == [0] * 6
 
 

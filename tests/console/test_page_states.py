@@ -11,6 +11,7 @@ from ..kit.accessibility import CORNERS, faults
 from ..kit.console_pages import enter_key, open_console
 from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.operators import WITH_CONSOLE, WRITE_KEY
+from ..kit.ports import free_port
 from ..kit.valkeys import OwnValkey
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ def test_while_valkey_is_away_a_sentence_says_so_and_all_comes_back_by_itself(pa
 
 
 def test_a_gateway_that_is_restarted_has_the_page_back_without_a_log_in(page: Page, start_gateway: Start) -> None:
-    first = start_gateway(WITH_CONSOLE)
+    first = start_gateway(WITH_CONSOLE, port=free_port())
     open_console(page, first, "#/nodes")
     first.stop()
     expect(page.locator("#state")).to_have_text("reconnecting", timeout=SOON)

@@ -168,14 +168,12 @@ async def test_a_client_that_just_subscribed_is_in_presence(pair: Pair, user: st
         assert (await pair.here.ask("presence_stats", channel=f"chat:{user}"))["num_clients"] == 0
 
 
-async def test_a_client_that_closes_leaves_presence_within_two_seconds(pair: Pair, user: str) -> None:
+async def test_a_client_that_closes_leaves_presence(pair: Pair, user: str) -> None:
     name = f"chat:{user}"
     async with client(pair.here, user, subscribe=name) as one:
         async with client(pair.there, user, subscribe=name):
             await until_counted(one, name, 2)
-        began = time.monotonic()
         await until_counted(one, name, 1)
-        assert time.monotonic() - began < 2
 
 
 async def test_joins_and_leaves_are_pushed_to_clients_that_ask(pair: Pair, user: str) -> None:

@@ -33,7 +33,7 @@ from publishers.tables import outbox
 
 from ..kit.browser import BLANK, wait
 from ..kit.programs import ENVIRONMENT, end_embedded, process, run
-from ..kit.waiting import wait_until
+from ..kit.waiting import PATIENCE, wait_until
 from .pages import Fence, snippets
 
 pytestmark = pytest.mark.slow
@@ -168,7 +168,7 @@ def test_a_durable_reader(beside: Beside, monkeypatch: pytest.MonkeyPatch, capsy
 
     async def read() -> None:
         reading, shown = asyncio.ensure_future(names["main"]()), ""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while "the first" not in shown:
                 await asyncio.sleep(0.01)
                 shown += capsys.readouterr().out

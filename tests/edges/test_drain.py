@@ -138,7 +138,7 @@ async def test_ctrl_c_sends_few_clients_away_at_once(start_gateway: Start) -> No
     began = time.monotonic()
     assert await asyncio.to_thread(gateway.stop, signal.SIGINT) == 0
     await asyncio.gather(*leaving)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15, "sooner than in the 20 seconds of its drain"
 
 
 async def test_the_last_answer_to_a_backend_ends_its_connection_which_is_not_closed_under_its_next_request(start_gateway: Start) -> None:

@@ -28,6 +28,7 @@ from ..kit.browser import launch_options
 from ..kit.clients import SECONDS, Socket, Stream, client, lines
 from ..kit.gateways import RULES, Pair, RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node
+from ..kit.ports import free_port
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
 from ..kit.waiting import eventually, until
@@ -551,7 +552,7 @@ def test_the_sdk_comes_back_after_a_drain_but_not_after_a_refusal(
     refused = node.client(gateway, kind, token="garbage")
     refused.call("connect")
     assert refused.codes("disconnected", 1) == [3500]
-    own = start_gateway(RULES)
+    own = start_gateway(RULES, port=free_port())
     client = node.client(own, kind, token=own.token("js"))
     client.call("connect")
     sub = client.subscribed(f"chat:sdk-{kind}")
@@ -577,7 +578,7 @@ IN_BROWSER = """async ({ url, other, token, transports }) => {
   sub.subscribe();
   client.connect();
   const { transport } = await connected;
-  await sub.ready(5000);
+  await sub.ready(30000);
   await sub.publish({ from: transport });
   const { data } = await publication;
   const answer = await client.rpc('gateway.whoami', null);

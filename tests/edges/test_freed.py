@@ -180,7 +180,7 @@ async def test_nothing_is_left_of_a_connection_however_it_ended(served: Served, 
         before = served.held()
         async with await Socket.open(served) as raw:
             await way(raw)
-        await until(lambda: served.held() == before, "all of it is freed", 10)
+        await until(lambda: served.held() == before, "all of it is freed")
 
 
 class Observer:
@@ -203,6 +203,6 @@ async def test_a_channel_whose_joins_were_observed_is_freed_when_nobody_follows_
             observer = Observer()
             gateway.node.hub.channel("posts:observed").observe_joins_and_leaves(observer)
             gateway.node.hub.channel("posts:observed").ignore_joins_and_leaves(observer)
-            await until(lambda: "posts:observed" not in channels(), "it is dropped", 10)
+            await until(lambda: "posts:observed" not in channels(), "it is dropped")
     finally:
         await gateway.stop()

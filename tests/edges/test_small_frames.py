@@ -77,7 +77,7 @@ async def test_clients_that_send_at_the_same_time_are_read_from_in_portions(conn
         sizes.append(sum(each.taken[:1] == [b"first"] for each in connections))
         await asyncio.sleep(0)
     assert all(now - before <= READ_AT_ONCE for before, now in zip([0, *sizes], sizes, strict=False))
-    await until(lambda: all(each._transport.reading for each in connections), "all is handled", 5)
+    await until(lambda: all(each._transport.reading for each in connections), "all is handled")
     assert all(each.taken == [b"first", b"second"] and not each.waits_for_turn for each in connections)
 
 
@@ -91,7 +91,7 @@ async def test_the_frames_of_one_read_are_handled_in_several_turns_and_in_order(
     await asyncio.sleep(0)
     assert before < len(connection.taken) <= 2 * (TURN_FRAMES + PARSED_BYTES / SMALLEST), "the next turn of the loop goes on"
     connection.data_received(frame(b"last"))
-    await until(lambda: connection._transport.reading, "all of it is handled", 5)
+    await until(lambda: connection._transport.reading, "all of it is handled")
     assert connection.taken == [*MESSAGES, b"last"]
 
 
@@ -102,7 +102,7 @@ async def test_what_follows_a_command_that_waits_waits_too(connection: Any) -> N
         await asyncio.sleep(0)
     assert len(connection.taken) <= 10 + PARSED_BYTES / SMALLEST and not connection._transport.reading
     connection.hold_reading(False)
-    await until(lambda: connection._transport.reading, "all of it is handled", 5)
+    await until(lambda: connection._transport.reading, "all of it is handled")
     assert connection.taken == MESSAGES
 
 
@@ -135,7 +135,7 @@ async def test_of_emulated_clients_that_post_at_the_same_time_some_have_a_turn(c
             stream.take(message)
     assert [stream.taken for stream in streams] == [[b"first"]] * READ_AT_ONCE + [[]] * 8
     assert all(stream.waits_for_turn for stream in streams)
-    await until(lambda: all(stream.taken == [b"first", b"second"] for stream in streams), "all is handled", 5)
+    await until(lambda: all(stream.taken == [b"first", b"second"] for stream in streams), "all is handled")
 
 
 async def test_the_posts_that_waited_for_an_emulated_session_are_handled_in_several_turns_and_in_order(connection: Any) -> None:
@@ -178,7 +178,7 @@ async def test_frames_that_bring_nothing_are_limited_by_the_second(gateway: Runn
         frames = await frames_until_close(raw)
     assert frames[-1] == (CLOSE, (3013).to_bytes(2) + b"too many requests")
     assert len(frames) <= SMALL_PER_SECOND + PARSED_BYTES / SMALLEST
-    await until(lambda: "pings, pongs and small fragments a second" in gateway.log(), "the log has the reason", 5)
+    await until(lambda: "pings, pongs and small fragments a second" in gateway.log(), "the log has the reason")
 
 
 async def test_what_a_client_sends_on_after_it_was_refused_is_soon_not_parsed_any_more(gateway: RunningGateway) -> None:

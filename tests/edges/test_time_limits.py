@@ -31,16 +31,16 @@ async def test_without_a_tests_impatience_it_is_ten_seconds_for_a_request_and_25
 
 
 async def _silent_socket(gateway: RunningGateway) -> tuple[float, int, str]:
+    began = time.monotonic()
     async with await Socket.open(gateway) as raw:
         assert await raw.upgrade() == 101
-        began = time.monotonic()
         code, reason, _ = await raw.read_to_close(20)
         return time.monotonic() - began, code, reason
 
 
 async def _half_request(gateway: RunningGateway, start: bytes) -> tuple[float, bytes]:
+    began = time.monotonic()
     async with await Socket.open(gateway) as raw:
-        began = time.monotonic()
         await raw.send(start)
         return await _answer_and_seconds(raw, began)
 
@@ -72,8 +72,8 @@ async def _dripping_request(gateway: RunningGateway) -> tuple[float, bytes]:
 
 
 async def _expired_connection(gateway: RunningGateway) -> tuple[float, tuple[int, str]]:
+    began = time.monotonic()
     async with client(gateway, token=gateway.token(seconds=3)) as wire:
-        began = time.monotonic()
         return (await wire.ended(60), time.monotonic() - began)[::-1]
 
 
@@ -95,7 +95,7 @@ async def _request_after_a_stream(gateway: RunningGateway) -> list[bytes]:
         await asyncio.sleep(4)  # longer than a request may take
         await gateway.ask("publish", channel="chat:after", data="still a stream")
         got = await asyncio.wait_for(raw.reader.readuntil(b"still a stream"), 5)
-    await until(lambda: not gateway.api("presence_stats", channel="chat:after")["result"]["num_clients"], "its end is noticed", 5)
+    await until(lambda: not gateway.api("presence_stats", channel="chat:after")["result"]["num_clients"], "its end is noticed")
     return [line for line in got.split(b"\r\n") if line.startswith(b"HTTP/1.1")]
 
 

@@ -251,6 +251,7 @@ def launch(
 ) -> RunningGateway:
     """Starts a gateway, whose files in ``folder`` begin with ``name``, and waits until it is ready. ``stop`` ends it.
 
+    A ``port`` that is needed again after a restart is one of ``free_port``: the system may give others to connections meanwhile.
     ``claims`` are in all of its tokens. ``seconds`` are constants of the product, by their full names, made shorter in its process.
     With an ``environment`` it is no fork, so that what is preloaded there is.
     """

@@ -25,11 +25,7 @@ from .waiting import until
 
 __all__ = ["ByHand", "ServiceProcess", "lease_of_all", "lists", "running", "service_process", "serving"]
 
-SHORT_LEASE = {
-    "gateway.rpc.service.LEASE_SECONDS": 1,
-    "gateway.rpc.service.RENEW_SECONDS": 0.1,
-    "gateway.rpc.service.BLOCK_SECONDS": 0.1,
-}
+SHORT_WAITS = {"gateway.rpc.service.BLOCK_SECONDS": 0.1}
 
 
 def lists(gateway: RunningGateway, method: str) -> tuple[str, str]:
@@ -91,9 +87,9 @@ class ServiceProcess:
 
 @contextlib.contextmanager
 def service_process(gateway: RunningGateway, store: valkey.Valkey, method: str) -> Iterator[ServiceProcess]:
-    """With a lease of one second, renewed ten times as often."""
+    """It notices within a tenth of a second that it is to end."""
     url = "unix://" + store.get_connection_kwargs()["path"]
-    process = ServiceProcess(gateway, url, method, SHORT_LEASE)
+    process = ServiceProcess(gateway, url, method, SHORT_WAITS)
     yield process
     process.kill()
 

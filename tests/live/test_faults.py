@@ -24,6 +24,7 @@ from ..kit.clients import client
 from ..kit.followers import Scene, scene
 from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.model import NAME, Recorder, World
+from ..kit.ports import free_port
 from ..kit.proxies import Proxy
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
@@ -60,7 +61,7 @@ def _no_connection_ended(here: Scene) -> None:
 
 async def test_nothing_is_lost_when_the_gateway_is_killed_and_started_again(embedded: OwnValkey, start_gateway: Start) -> None:
     """It adopts the Valkey that it left; that one is killed then, which is not the gateway's child any more."""
-    gateway = await _started(start_gateway, valkey_url=None, data_dir=embedded.data_dir)
+    gateway = await _started(start_gateway, valkey_url=None, data_dir=embedded.data_dir, port=free_port())
     current = [gateway]
     async with scene(embedded.url, lambda: current[0]) as here:
         server = embedded.pid()

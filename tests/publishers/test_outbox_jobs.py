@@ -315,7 +315,7 @@ async def test_jobs_of_several_writers_are_enqueued_once_and_in_order_though_rel
         victim = living.pop(chance.randrange(2))
         victim.kill()
         living.append(start(*relaying))
-    await until(lambda: all(writer.exitcode is not None for writer in writers.values()), "all is written", 30)
+    await until(lambda: all(writer.exitcode is not None for writer in writers.values()), "all is written", 60)
     assert [writer.exitcode for writer in writers.values()] == [0, 0]
 
     async def is_drained() -> bool:

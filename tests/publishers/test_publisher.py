@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from publishers import Publisher, SyncPublisher
 
 from ..kit.topologies import Store, listening
 from ..kit.valkeys import OwnValkey
-from ..kit.waiting import wait_until
+from ..kit.waiting import PATIENCE, wait_until
 
 EVERY_VALKEY = pytest.mark.every_valkey
 
@@ -118,7 +119,7 @@ async def test_data_that_is_no_json_is_refused_before_it_leaves(publisher: Publi
 async def test_an_ephemeral_publication_is_announced_only(publisher: Publisher, store: Store, prefix: str) -> None:
     with listening(store, f"{prefix}:{{posts:a}}") as announced:
         await publisher.publish_ephemeral("posts:a", {"typing": "u1"})
-        payload = announced(5)
+        payload = announced(PATIENCE)
     assert payload is not None and payload.startswith(b"@0 - ") and payload.endswith(b'{"typing":"u1"}')
     assert await data_of(publisher, "posts:a") == []
 
@@ -197,7 +198,7 @@ def test_a_process_that_was_forked_while_a_thread_connected_publishes(
     thread.start()
     connects.wait()
     if not (child := os.fork()):
-        signal.alarm(5)  # of a child that waits for ever
+        signal.alarm(30)  # of a child that waits for ever
         plain_connection.find_url = lambda *_: valkey_url
         os._exit(publisher.publish("posts:a", 2).offset)
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -308,39 +309,50 @@ def test_the_plain_publisher_is_made_before_its_server_is_and_finds_it_later(tmp
         server.stop()
 
 
+def once_within(seconds: float, wait: Callable[[], float]) -> bool:
+    """Whether one of five attempts took no longer. A busy machine delays some, but cannot hasten any."""
+    return any(wait() < seconds for _ in range(5))
+
+
+def waited(publisher: SyncPublisher, **options: str) -> float:
+    """The seconds until a publish fails."""
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        publisher.publish("posts:a", 1, **options)
+    return time.monotonic() - began
+
+
 @pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}], ids=["once", "repeated"])
 def test_the_plain_publisher_waits_two_seconds_at_most_for_a_valkey_that_does_not_answer(options: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         publisher = SyncPublisher(f"valkey://127.0.0.1:{silent.getsockname()[1]}")
-        began = time.monotonic()
-        with pytest.raises(Unavailable):
-            publisher.publish("posts:a", 1, **options)
-        assert time.monotonic() - began < 2.5
+        assert once_within(2.5, lambda: waited(publisher, **options))
 
 
 def test_the_plain_publisher_waits_two_seconds_at_most_for_an_embedded_valkey_that_hangs(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(socket_path(tmp_path)))
         silent.listen()
-        began = time.monotonic()
-        with pytest.raises(Unavailable):
-            SyncPublisher(data_dir=tmp_path).publish("posts:a", 1)
-        assert time.monotonic() - began < 2.5
+        assert once_within(2.5, lambda: waited(SyncPublisher(data_dir=tmp_path)))
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["to its end", "and is silent later"])
 def test_the_plain_publisher_uses_its_patience_while_valkey_refuses_connections(listens: bool) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))  # nobody is admitted before it listens
-        publisher = SyncPublisher(f"valkey://127.0.0.1:{server.getsockname()[1]}", patience=1.0)
-        later = threading.Timer(0.8, server.listen)
-        if listens:
-            later.start()
-        began = time.monotonic()
-        with pytest.raises(Unavailable):
-            publisher.publish("posts:a", 1, idempotency_key="k")
-        assert 0.85 < time.monotonic() - began < 1.45
-        later.cancel()
+    def wait() -> float:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))  # nobody is admitted before it listens
+            publisher = SyncPublisher(f"valkey://127.0.0.1:{server.getsockname()[1]}", patience=1.0)
+            later = threading.Timer(0.8, server.listen)
+            if listens:
+                later.start()
+            seconds = waited(publisher, idempotency_key="k")
+            later.cancel()
+            if listens:
+                later.join()
+            assert seconds > 0.85
+            return seconds
+
+    assert once_within(1.45, wait)
 
 
 def test_the_plain_publisher_uses_its_patience_while_valkey_has_too_few_replicas(own: OwnValkey) -> None:
@@ -373,4 +385,4 @@ async def test_a_publisher_uses_its_patience_while_valkey_refuses_connections(tm
         began = time.monotonic()
         with pytest.raises(Unavailable):
             await publisher.publish("posts:a", 2, idempotency_key="k")
-        assert 0.9 < time.monotonic() - began < 3
+        assert 0.9 < time.monotonic() - began < 9, "sooner than after the ten seconds that it has otherwise"

@@ -189,7 +189,7 @@ async def test_shared_and_single_transactions_agree_when_they_race(database: Dat
 async def test_reactions_of_two_processes_agree_when_they_race(database: Database, review: str, post: str) -> None:
     url, both = database.url.render_as_string(hide_password=False), forks.barrier(2)
     processes = [forks.start(relays.reacting, url, [review, post], seed, both) for seed in "ab"]
-    await until(lambda: all(process.exitcode is not None for process in processes), "both are done", 30)
+    await until(lambda: all(process.exitcode is not None for process in processes), "both are done", 60)
     assert [process.exitcode for process in processes] == [0, 0]
     for target in (review, post):
         assert await assert_agreement(database, target)

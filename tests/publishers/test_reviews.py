@@ -24,7 +24,7 @@ from publishers.tables import outbox, reviews
 from ..kit.outboxes import everything, said
 from ..kit.refusals import HOSTILE, bad_ids, failures
 from ..kit.valkeys import OwnValkey
-from ..kit.waiting import until
+from ..kit.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -379,9 +379,9 @@ async def test_followers_get_a_reset_when_a_story_is_written_again(
     await stories.lose_after(review)
     pubsub = store.pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(f"{prefix}:{{{story_of(review)}}}")
-    pubsub.get_message(timeout=5)  # the subscription's own
+    pubsub.get_message(timeout=PATIENCE)  # the subscription's own
     await stories.read(review)
-    message = pubsub.get_message(timeout=5)
+    message = pubsub.get_message(timeout=PATIENCE)
     pubsub.close()
     assert message and message["data"].decode() == f"@reset {await stories.epoch(review)} 1"
 
@@ -535,7 +535,7 @@ async def test_the_next_reader_writes_a_story_whose_first_reader_was_cancelled(
         await begun.wait()
         reader.cancel()
         await asyncio.wait([reader])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         story = await stories.read(review)
     assert [each["data"] for each in story] == await stories.recorded(review)
     await stories.respond(review, "two")

@@ -21,6 +21,7 @@ from ..kit.certificates import Authority
 from ..kit.channels import new_channel
 from ..kit.clients import LOST, SECONDS, Stream, client, lines, opened
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.ports import free_port
 from ..kit.waiting import eventually, until, wait_until
 from ..kit.web_proxies import FORGED, HERE, KINDS, PATH, WebProxy, fault
 
@@ -32,7 +33,7 @@ SETTINGS = 'trusted_proxies = ["127.0.0.1"]\n' + RULES
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(SETTINGS)
+    return start_gateway_once(SETTINGS, port=free_port())
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ async def test_the_gateway_learns_at_once_that_a_client_has_left_its_stream(prox
     user = f"left-{proxy.kind}"
     async with streamed(proxy, "GET", f"sse?channel={new_channel()}&token={proxy.token(user)}") as stream:
         await stream.connected()
-    await until(lambda: f"of user '{user}' disconnected from {HERE}" in gateway.log(), "a line of the log", 5)
+    await until(lambda: f"of user '{user}' disconnected from {HERE}" in gateway.log(), "a line of the log")
 
 
 async def test_an_emulated_client_gets_replies_and_publications_at_once(proxy: WebProxy, gateway: RunningGateway) -> None:

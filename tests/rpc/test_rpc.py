@@ -29,7 +29,7 @@ from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.services import ByHand, lease_of_all, lists, running, service_process
 from ..kit.waiting import until
 
-IMPATIENT = "rpc_seconds = 1\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
+IMPATIENT = "rpc_seconds = 2\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
 
 gateway = shared_gateway()
 
@@ -195,7 +195,7 @@ async def test_no_method_starves_another(gateway: RunningGateway, valkey_url: st
             order.append(data)
 
     for name in ("a", "b"):
-        request = json.dumps({"id": "x", "reply_to": "nowhere", "deadline": int(time.time() * 1000) + 5000, "data": name})
+        request = json.dumps({"id": "x", "reply_to": "nowhere", "deadline": int(time.time() * 1000) + 60_000, "data": name})
         store.lpush(lists(gateway, f"{method}.{name}")[0], *[request] * 20)
     async with running(service):
         await until(lambda: len(order) == 40, "all served")
@@ -262,10 +262,11 @@ async def test_an_invalid_or_reserved_method_name_is_refused(gateway: RunningGat
 async def test_a_call_past_its_deadline_is_a_temporary_error_and_its_method_is_cancelled(
     gateway: RunningGateway, impatient: RunningGateway, service: Service, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ended: list[str] = []
+    begun, ended = list[str](), list[str]()
 
     @service.method(method)
     async def dream(caller: Caller, data: Any) -> None:
+        begun.append("begun")
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -273,10 +274,11 @@ async def test_a_call_past_its_deadline_is_a_temporary_error_and_its_method_is_c
             raise
 
     async with running(service), client(impatient) as wire:
-        answer = await wire.ask("rpc", method=method)
-        assert answer["error"] == {"code": 100, "message": "internal server error", "temporary": True}
-        await until(lambda: ended == ["cancelled"], "the method is cancelled at its deadline")
-    assert f"{method}: no reply within rpc_seconds, 1" in impatient.log()
+        while not begun:  # on a busy machine a call may come to the service after its deadline, and is dropped
+            answer = await wire.ask("rpc", method=method)
+            assert answer["error"] == {"code": 100, "message": "internal server error", "temporary": True}
+        await until(lambda: ended, "the method is cancelled at its deadline")
+    assert f"{method}: no reply within rpc_seconds, 2" in impatient.log()
     assert f"{method} was cancelled at its deadline" in caplog.text
 
 
@@ -351,7 +353,7 @@ async def test_a_service_drops_requests_whose_deadline_is_over(
     caplog.set_level(logging.INFO)
     served = serve(service, method, lambda data: None)
     now = int(time.time() * 1000)
-    for number, deadline in enumerate((now - 1, 0, now + 5000)):
+    for number, deadline in enumerate((now - 1, 0, now + 60_000)):
         store.lpush(lists(gateway, method)[0], json.dumps({"id": "x", "reply_to": "nowhere", "deadline": deadline, "data": number}))
     async with running(service):
         await until(lambda: served == [2], "the one in time is served")
@@ -483,8 +485,11 @@ async def test_calls_fail_at_once_when_the_lease_of_a_dead_service_is_over(
             service.allow()
             assert await wire.result("rpc", method=method) == {"data": "done"}
             service.kill()
+            lease = lists(gateway, method)[1]
+            store.set(lease, "the lease of the dead one", ex=30)
             assert await wire.error("rpc", method=method) == 100, "until its lease is over, it may only be slow"
-            await until(lambda: not store.exists(lists(gateway, method)[1]), "its lease is over")
+            store.pexpire(lease, 1)
+            await until(lambda: not store.exists(lease), "its lease is over")
             store.set(lease_of_all(gateway), "another service", ex=30)
             assert await wire.error("rpc", method=method) == 104
 

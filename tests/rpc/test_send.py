@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from typing import Any
@@ -16,14 +17,14 @@ from gateway.rpc.calls import SENT
 from ..kit.clients import client
 from ..kit.gateways import RunningGateway, Start
 from ..kit.services import lists, running
-from ..kit.waiting import until
+from ..kit.waiting import PATIENCE, until
 
-TIGHT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n[channels]\nsubscribe = 'anyone'\n"
+TIGHT = "rpc_seconds = {}\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n[channels]\nsubscribe = 'anyone'\n"
 
 
 @pytest.fixture
 def gateway(start_gateway: Start) -> RunningGateway:
-    return start_gateway(TIGHT)
+    return start_gateway(TIGHT.format(60))
 
 
 @pytest.fixture
@@ -68,17 +69,22 @@ async def test_several_sends_in_one_frame_stay_in_order(gateway: RunningGateway,
     assert [data for _, data in sent] == list(range(30))
 
 
-async def test_a_handler_is_finished_though_it_takes_longer_than_rpc_seconds(gateway: RunningGateway, valkey_url: str) -> None:
-    service, done = Service(valkey_url, prefix=gateway.prefix), asyncio.Event()
+async def test_a_handler_is_finished_though_it_takes_longer_than_rpc_seconds(start_gateway: Start, valkey_url: str) -> None:
+    gateway = start_gateway(TIGHT.format(0.7))
+    service, begun, done = Service(valkey_url, prefix=gateway.prefix), asyncio.Event(), asyncio.Event()
 
     @service.sent
     async def take(caller: Caller, data: Any) -> None:
+        begun.set()
         await asyncio.sleep(0.8)  # longer than rpc_seconds
         done.set()
 
     async with running(service), client(gateway) as wire:
-        await wire.send({"send": {"data": 1}})
-        await asyncio.wait_for(done.wait(), 10)
+        while not begun.is_set():  # on a busy machine it may come to the service later than within rpc_seconds, and is dropped
+            await wire.send({"send": {"data": 1}})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(begun.wait(), 1)
+        await asyncio.wait_for(done.wait(), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +109,14 @@ async def test_a_client_that_may_not_call_services_may_not_send(gateway: Running
 async def test_too_many_sends_that_wait_end_the_connection_with_a_code_to_reconnect(gateway: RunningGateway, valkey_url: str) -> None:
     queue, lease = lists(gateway, SENT)
     with valkey.Valkey.from_url(valkey_url, decode_responses=True) as store:
-        store.set(lease, "a service that hangs", ex=10)
+        store.set(lease, "a service that hangs", ex=60)
         async with client(gateway) as wire:
             await wire.send(*({"send": {"data": number}} for number in range(4)))
             assert await wire.ended() == (3013, "too many requests")
         waiting = [json.loads(text) for text in store.lrange(queue, 0, -1)]
         assert [each["data"] for each in reversed(waiting)] == [0, 1, 2]
         assert all("reply_to" not in each and "id" not in each and each["method"] == SENT for each in waiting)
-        assert 0 < store.pttl(queue) <= 1700
+        assert 0 < store.pttl(queue) <= 61_000
 
 
 async def test_sends_count_for_the_rate_limit_of_commands(start_gateway: Start, valkey_url: str) -> None:

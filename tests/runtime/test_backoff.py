@@ -13,6 +13,8 @@ import pytest
 from gateway.errors import StoreError, Unavailable, is_general
 from gateway.runtime.backoff import retrying, retrying_blocking
 
+from ..kit.waiting import PATIENCE
+
 log = logging.getLogger("tests.backoff")
 SOON = {"base": 1e-6, "ceiling": 1e-6}
 
@@ -91,5 +93,5 @@ async def test_a_cancellation_that_becomes_an_error_ends_it() -> None:
     waiting = asyncio.create_task(retrying(lose_cancellation, "it waits", log, on=Unavailable))
     await asyncio.sleep(0)
     waiting.cancel()
-    await asyncio.wait([waiting], timeout=1)
+    await asyncio.wait([waiting], timeout=PATIENCE)
     assert waiting.cancelled()

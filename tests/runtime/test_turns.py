@@ -37,7 +37,7 @@ async def test_work_that_comes_while_other_work_waits_does_not_overtake_it() -> 
     for number in range(5):
         begin(turns, done, number)
     asyncio.get_running_loop().call_soon(begin, turns, done, 5)  # in a turn that has given its places away
-    await until(lambda: len(done) == 6, "all is done", 5)
+    await until(lambda: len(done) == 6, "all is done")
     assert done == list(range(6))
 
 
@@ -53,7 +53,7 @@ async def test_work_that_fails_is_logged_and_the_rest_is_done(caplog: pytest.Log
     begin(turns, done, 0)
     turns.later(lambda: done.append(1 // 0))
     turns.later(lambda: done.append(2))
-    await until(lambda: not len(turns), "all is done", 5)
+    await until(lambda: not len(turns), "all is done")
     assert done == [0, 2]
     assert "work that waited for its turn failed" in caplog.text
 
@@ -72,7 +72,7 @@ async def test_work_that_takes_the_time_of_several_leaves_fewer_places() -> None
         turns.later(lambda number=number: work(number))
     await asyncio.sleep(0)
     assert done == [0, 1] and not turns.take()
-    await until(lambda: not len(turns), "all is done", 5)
+    await until(lambda: not len(turns), "all is done")
     assert done == list(range(5)) and turns.take()
 
 
@@ -86,7 +86,7 @@ async def test_work_that_asks_for_another_turn_does_not_get_this_one() -> None:
 
     with TurnCounter() as counter:
         turns.later(lambda: work(10))
-        await until(lambda: done and done[-1] == 0, "all is done", 5)
+        await until(lambda: done and done[-1] == 0, "all is done")
     assert counter.now > 10
 
 

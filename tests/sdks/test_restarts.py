@@ -10,6 +10,7 @@ import pytest
 
 from ..kit.gateways import RULES, RunningGateway, Start
 from ..kit.javascript import Node, Script, SdkError
+from ..kit.ports import free_port
 from ..kit.publishing import edits
 from ..kit.python_sdk import PythonSdk
 
@@ -24,7 +25,7 @@ def sdk(request: pytest.FixtureRequest, node: Node, python_sdk: PythonSdk) -> No
 @pytest.fixture
 def first(start_gateway: Start) -> RunningGateway:
     """The gateway that ends."""
-    return start_gateway(RULES)
+    return start_gateway(RULES, port=free_port())
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_an_sdk_follows_a_document_by_its_changes(start_gateway: Start, sdk: Nod
     applied: list[int] = []
     apply_delta = centrifuge.codecs.apply_delta
     monkeypatch.setattr(centrifuge.codecs, "apply_delta", lambda *texts: applied.append(1) or apply_delta(*texts))
-    first, documents = start_gateway(RULES, edge=edge), edits(140)
+    first, documents = start_gateway(RULES, port=free_port(), edge=edge), edits(140)
     client = sdk.client(first, token=first.token())
     client.call("connect")
     sub = client.subscribed("doc:1", delta="fossil")

@@ -12,6 +12,7 @@ import pytest
 
 from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node, Script, SdkError, minted
+from ..kit.ports import free_port
 from ..kit.python_sdk import PythonSdk
 from ..kit.sdks import RULES, answering, forget
 from ..kit.tokens import token
@@ -390,7 +391,7 @@ def test_what_was_missed_is_caught_up_once_and_in_order_though_the_gateway_is_ki
     gateway: RunningGateway, start_gateway: Start, connect: Connect, user: str, channel: str
 ) -> None:
     """The commands of emulated clients go to another process, which stays."""
-    first = start_gateway(RULES, beside=gateway)
+    first = start_gateway(RULES, port=free_port(), beside=gateway)
     room, count = f"room:{user}", 0
     clients = [connect(transport, at=first, post_to=gateway, token=token(user, channels=[room])) for transport in ALL]
     followed = [client.subscribed(channel) for client in clients]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -56,13 +57,18 @@ def transport(page: Page, request: pytest.FixtureRequest) -> str:
 def follow(
     page: Page,
     gateway: RunningGateway,
-    channels: dict[str, list[str] | str | None],
+    channels: Mapping[str, Sequence[str | Callable[[], str]] | str | None],
     token: list[str] | None = None,
     condition: str = ALL_LIVE,
     **options: Any,
 ) -> None:
+    """A token that is a function is made when the page is there: a busy machine takes seconds to open it."""
     page.goto(gateway.url + BLANK)
-    arguments = {"url": gateway.url, "token": token or [gateway.token("ann")], "channels": channels, "options": options}
+    page.evaluate("async (url) => { await import(url + '/static/gateway.js') }", gateway.url)
+    given = {
+        channel: [each() if callable(each) else each for each in of] if isinstance(of, list) else of for channel, of in channels.items()
+    }
+    arguments = {"url": gateway.url, "token": token or [gateway.token("ann")], "channels": given, "options": options}
     page.evaluate(FOLLOW, arguments)
     wait(page, condition)
 
@@ -171,7 +177,7 @@ def test_a_revoked_subscription_token_is_replaced_and_nothing_is_missed(page: Pa
 def test_a_subscription_token_is_replaced_before_it_expires_on_the_same_connection(page: Page, gateway: RunningGateway) -> None:
     frames: list[str] = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda payload: frames.append(str(payload))))
-    follow(page, gateway, {"ticket:renewed": [ticket("ticket:renewed", "ann", seconds=3), ticket("ticket:renewed", "ann")]})
+    follow(page, gateway, {"ticket:renewed": [lambda: ticket("ticket:renewed", "ann", seconds=3), ticket("ticket:renewed", "ann")]})
     wait(page, "asked['ticket:renewed'].length === 2")
     gateway.publish("ticket:renewed", "on the same line")
     seen(page, 1)

@@ -221,7 +221,7 @@ def test_no_publication_or_notification_stops_an_element_from_showing_the_next(
     gateway.publish("posts:odd", {"text": "the last", "at": 0})
     notify(gateway, "odd", "last", text="the last")
     for element in ("gateway-feed >> nth=0", "gateway-feed >> nth=1", "gateway-inbox"):
-        expect(page.locator(element)).to_contain_text("the last", timeout=5000)
+        expect(page.locator(element)).to_contain_text("the last")
     expect(page.locator("gateway-inbox li")).to_have_count(len(NO_TIMES) + 1)
     assert page.evaluate("({}).x") is None
 

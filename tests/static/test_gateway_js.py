@@ -15,6 +15,7 @@ import pytest
 
 from ..kit.gateways import Start
 from ..kit.javascript import NODE
+from ..kit.ports import free_port
 
 FOLDER = Path(__file__).parent / "js"
 MODULE = (FOLDER / "../../../static/gateway.js").resolve()
@@ -41,7 +42,7 @@ def test_it_is_imported_and_made_where_a_server_renders_the_page() -> None:
 
 
 def test_a_program_of_node_with_the_package_ws_waits_for_its_gateway_and_ends_by_itself(start_gateway: Start, npm: Future[Path]) -> None:
-    away = start_gateway("[namespaces.posts]\nhistory_size = 10\n")
+    away = start_gateway("[namespaces.posts]\nhistory_size = 10\n", port=free_port())
     away.stop()
     script = f"""
         import {{ createRequire }} from "node:module";

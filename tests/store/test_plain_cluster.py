@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from gateway.work import SyncQueue, Worker
 from publishers import SyncPublisher
 
 from ..kit.clusters import Cluster
+from ..kit.waiting import PATIENCE, wait_until
 
 
 def meta(prefix: str, channel: str) -> str:
@@ -34,7 +37,7 @@ def test_a_channel_whose_slot_moves_goes_on(shared_cluster: Cluster, prefix: str
 
 def test_a_call_waits_while_its_keys_are_apart(shared_cluster: Cluster, prefix: str) -> None:
     """Some of the channel's keys have moved and some not: the node carries nothing out, so the call is sent again until it can."""
-    with SyncPublisher(shared_cluster.url, prefix=prefix) as publisher:
+    with SyncPublisher(shared_cluster.url, prefix=prefix, patience=PATIENCE) as publisher:
         publisher.publish("posts:a", 0, idempotency_key="k")
         key = meta(prefix, "posts:a")
         move = shared_cluster.moving(key, shared_cluster.other_than(shared_cluster.owner(key)))
@@ -85,24 +88,28 @@ def test_an_address_of_one_node_alone_is_refused_with_the_address_to_write(share
             publisher.publish("posts:a", 0)
 
 
-def test_no_command_is_sent_again_whose_answer_was_lost(cluster: Cluster, prefix: str) -> None:
-    """The shard is frozen when the command arrives, and carries it out when it goes on."""
-    with SyncPublisher(cluster.url, prefix=prefix, patience=0.4) as publisher:
-        publisher.publish("posts:a", 0)
-        shard = cluster.owner(meta(prefix, "posts:a"))
-        cluster.pause(shard)
+def test_no_command_is_sent_again_whose_answer_was_lost(shared_cluster: Cluster, prefix: str) -> None:
+    """The shard is frozen when the command arrives, and carries it out when it goes on. It has no replica that could take over."""
+    with SyncPublisher(shared_cluster.url, prefix=prefix, patience=0.4) as publisher:
+
+        def published(number: int) -> Any:
+            with contextlib.suppress(Unavailable):  # a busy machine takes longer than its patience
+                return publisher.publish("posts:a", number, idempotency_key=str(number))
+
+        wait_until(lambda: published(0), "the first is published")
+        shard = shared_cluster.owner(meta(prefix, "posts:a"))
+        shared_cluster.pause(shard)
         try:
             with pytest.raises(Unavailable):
                 publisher.publish("posts:a", 1)
         finally:
-            cluster.resume(shard)
-        position = publisher.publish("posts:a", 2)
-        assert position is not None and position.offset == 3
-    cluster.wait_whole()
+            shared_cluster.resume(shard)
+        assert wait_until(lambda: published(2), "the last is published").offset == 3
+    shared_cluster.wait_whole()
 
 
 def test_a_replica_that_takes_over_is_found_and_the_other_shards_go_on(cluster: Cluster, prefix: str) -> None:
-    with SyncPublisher(cluster.url, prefix=prefix) as publisher:
+    with SyncPublisher(cluster.url, prefix=prefix, patience=PATIENCE) as publisher:
         shard = cluster.owner(meta(prefix, "posts:a"))
         replica = cluster.replica_of(shard)
         elsewhere = next(name for name in map("posts:{}".format, range(1000)) if cluster.owner(meta(prefix, name)) is not shard)
@@ -113,7 +120,7 @@ def test_a_replica_that_takes_over_is_found_and_the_other_shards_go_on(cluster: 
         with pytest.raises(Unavailable):
             publisher.publish("posts:a", 1)
         assert publisher.publish(elsewhere, 1) is not None
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5, "sooner than a node is waited for"
         cluster.wait_promoted(replica)
         cluster.wait_whole()
         assert publisher.publish("posts:a", 2, idempotency_key="k") is not None
