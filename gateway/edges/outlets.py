@@ -100,7 +100,7 @@ class Lender(Protocol):
     def hand_over(self, protocol: asyncio.Protocol) -> None: ...
 
     def end_requests(self) -> None:
-        """The connection is gone, though nobody was notified yet."""
+        """Ends the requests of a connection that is gone, before uvicorn has noticed it."""
 
 
 class Direct(asyncio.Protocol):
@@ -189,7 +189,7 @@ class Direct(asyncio.Protocol):
             self._stream.resume_writing()
 
     def shutdown(self) -> None:
-        """From uvicorn, as the process ends, of a connection that is closing already."""
+        """uvicorn calls it as the process ends, for a connection that is closing already."""
         if not self._transport.get_write_buffer_size():  # over TLS the client is asked first, and may never answer
             asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._transport.abort)
 
@@ -221,7 +221,7 @@ class Buffered:
 
     @property
     def unconfirmed_bytes(self) -> int:
-        """The same: what the server has taken is not known any further."""
+        """The bytes that the server has not taken yet: what becomes of those that it has taken is not known."""
         return self.waiting_bytes
 
     def carry(self, writer: Writer, waiting_bytes: int) -> None:

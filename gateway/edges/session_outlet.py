@@ -71,6 +71,11 @@ class SessionOutlet(ABC):
         session.receive(message)
         self.uncork()
 
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.closed()
+
     def cork(self) -> bool:
         """What is sent from now on leaves in one write, with ``uncork``. False if it was so already: then another caller ends it."""
         if self._corked is not None:

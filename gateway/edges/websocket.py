@@ -278,11 +278,6 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             # A generator and its object hold each other, and so do an error and its object, by the traceback.
             self._protocol.parser = self._protocol.parser_exc = None  # type: ignore[assignment]
 
-    def _end_session(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.closed()
-
     # Outbound.
 
     def _framed(self, message: bytes) -> bytes:

@@ -92,11 +92,6 @@ class AsgiConnection(SessionOutlet):
         address = client_address(self._scope.get("client"), self._scope["headers"], self._node.config.proxies)
         return Session(self._node, self, self._loop.time(), address)
 
-    def _end_session(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.closed()
-
     # Inbound.
 
     def _read_or_not(self) -> None:

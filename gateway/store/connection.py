@@ -40,12 +40,12 @@ log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
-RETIRED_SECONDS = 1.0  # until a cluster is asked again which server has the slots of a server that is away: it may have none any more
+RETIRED_SECONDS = 1.0  # until a cluster is asked which server has the slots of one that is away: it may have none any more
 REFUSALS_LOGGED = 5  # in a row: about a second of them
 WRITES_CALM_SECONDS = 30.0  # without a refused write in a shard: it may get no more than one in so long
 PATIENCE_SECONDS = 10.0
 BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
-# The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
+# The same where a cluster's server has lost slots: a server that was replaced must not acknowledge what its successor does not have.
 SETTLE_SECONDS = 0.5
 
 
@@ -53,7 +53,7 @@ class Redirects(Protocol):
     """What knows the other servers of a cluster. Nothing here may raise."""
 
     def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
-        """Valkey did not carry the command out, since its slot is elsewhere, moves, or is nowhere: takes it over."""
+        """Takes over a command that Valkey did not carry out, since its slot is elsewhere, moves, or is nowhere."""
 
     def carried_out(self, command: Command) -> None:
         """Valkey has carried out this guarded command, or perhaps has."""
@@ -106,7 +106,7 @@ class ServerCommands:
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.server: Server | None = None  # to which it is connected
-        self.demoted: Server | None = None  # which is a replica, as was noticed since there was a connection
+        self.demoted: Server | None = None  # a server that was found to be a replica since the last connection was made
         self._server_listener: ServerListener | None = None
         self.failure: Exception | None = None  # of the last attempt to connect again
         self._outage = OutageLog(
@@ -137,10 +137,10 @@ class ServerCommands:
         self._server_listener = listener
 
     def on_shards_changed(self, changed: Callable[[], None]) -> None:
-        """They never do."""
+        """Does nothing: the only server is always the only shard."""
 
     def look_again(self) -> None:
-        """There is nobody to ask."""
+        """Does nothing: where there is one server, no slot can move."""
 
     async def publish(self, channel: bytes | str, payload: bytes | str) -> int:
         return int(await self.call(b"PUBLISH", channel, payload))
@@ -190,7 +190,7 @@ class ServerCommands:
         return await self.begin(*words, repeatable=repeatable, guarded=guarded)
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
-        """``call`` without waiting: the command has its place before all that are called after it."""
+        """``call`` without waiting: the command is carried out before all that are called later."""
         command = make_command(words, guarded=guarded and self._guards, repeatable=repeatable)
         self.take(command)
         return command.future
@@ -216,7 +216,7 @@ class ServerCommands:
     # What a cluster needs of its servers.
 
     def take(self, command: Command, *, asking: bool = False) -> None:
-        """Takes a command that was made elsewhere. ``asking``: its slot is on the way here, and this server asks to be asked for it."""
+        """Takes a command that was made elsewhere. ``asking``: its slot is being moved to this server, which takes the command only after ASKING."""
         if asking:
             self.queue.waiting.append(asking_command())
         self.queue.waiting.append(command)
@@ -231,7 +231,7 @@ class ServerCommands:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def withdraw(self, stays: Callable[[int], bool]) -> list[Command]:
-        """Takes back what waits here and was not written, or has to be written again, of slots that do not stay; the oldest first."""
+        """Takes back the commands of slots for which ``stays`` is false and that were not written, or have to be written again; the oldest first."""
         return self.queue.withdraw(stays)
 
     async def settle(self) -> None:
@@ -251,7 +251,7 @@ class ServerCommands:
             self._transport.write(b"".join(self.queue.take_parts(asyncio.get_running_loop().time(), self._guard)))
 
     def call_now(self, *words: Any) -> asyncio.Future[Any]:
-        """Passes the queue."""
+        """Sends one command at once, before those in the queue."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         command = Command(libvalkey.pack_command(words), loop.create_future(), now, urgent=True, written=now)
@@ -282,7 +282,7 @@ class ServerCommands:
                 command.waiter.set_result(reply)
 
     def _carried_out(self, command: Command) -> None:
-        """It is, or perhaps. Older ones of its channel that were refused would come after it."""
+        """Notes that this command was carried out, or may have been: refused older ones of its channel would come after it, and fail."""
         if self.queue.refused:
             self.queue.carried_out(command)
         if self._redirects is not None:
@@ -350,7 +350,7 @@ class ServerCommands:
         return command is not None
 
     def _note_general(self, error: StoreError) -> None:
-        """Has it logged that a shard takes no writes. Of a server by itself the leases log it, which know when it takes them again."""
+        """Has the log say that a shard takes no writes. Where there is one server, the leases log it, which know when it takes them again."""
         if error.is_general and self._redirects is not None:
             self._writes_log.refused(error)
 
@@ -360,7 +360,7 @@ class ServerCommands:
             await self.call_now(b"PING")
 
     def _release(self) -> None:
-        """Writing goes on, with the oldest."""
+        """Resumes writing, with the oldest command."""
         if self._transport is not None:
             self.queue.release()
             self._flush()

@@ -15,7 +15,7 @@ __all__ = ["BEAT_SECONDS", "BeatChannel", "Heartbeats"]
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 4  # beats without any answer before the link is given up
 SILENT_BEATS_AT_FIRST = 2  # the same of a connection that has brought no heartbeat yet
-LATE_BEATS = 2.5  # beats after the last heartbeat that came through, the link counts as unproven: earlier than it is given up
+LATE_BEATS = 2.5  # beats after the last heartbeat, from which on the link counts as unproven: earlier than it is given up
 NUMBERS_MOST = 2**18  # heartbeat channels that are tried: one slot of 16384 is found among them, but for one time in 9 million
 
 

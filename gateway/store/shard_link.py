@@ -64,7 +64,7 @@ class Receiver(Protocol):
         """Empties the batch. Called once in each turn of the loop that brought something."""
 
     def on_connected(self, link: ShardLink) -> None:
-        """It has to be asked for its channels."""
+        """The connection is open: the receiver subscribes it to its channels now."""
 
     async def on_lost(self, link: ShardLink) -> None:
         """Its connection is lost, and is not opened again before this returns."""
@@ -81,8 +81,8 @@ class Receiver(Protocol):
         """The server refuses channels for good, as where the user has no right to them: those that it does not confirm."""
 
     def on_allowed(self, link: ShardLink) -> None:
-        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well. It may have refused
-        channels that are allowed, as while a script keeps it busy."""
+        """The server, which refused channels, brings heartbeats on theirs: others may be allowed by now too. It may also have refused channels
+        that are allowed, as while a script keeps it busy."""
 
 
 class ShardLink:
@@ -168,7 +168,7 @@ class ShardLink:
     # Asking.
 
     def subscribe(self, channels: Sequence[bytes]) -> None:
-        """Without a connection it does nothing; the receiver asks again in ``on_connected``."""
+        """Subscribes to these channels. Without a connection it does nothing: the receiver subscribes again in ``on_connected``."""
         self._ask(self._dialect.subscribe, channels)
 
     def unsubscribe(self, channels: Sequence[bytes]) -> None:

@@ -23,7 +23,7 @@ __all__ = ["HeldChannels"]
 log = logging.getLogger("gateway.reader")
 
 PAGE = 32  # publications of one read: several channels get their turn
-AGAIN_SECONDS = 1.0  # before a channel is read again in which Valkey refused something
+AGAIN_SECONDS = 1.0  # before a channel in which Valkey refused something is read again
 
 
 class HeldChannels:
@@ -140,7 +140,8 @@ class HeldChannels:
                     self._give_back(hold)
 
     async def _count(self, hold: Hold, delivery: Delivery) -> bool:
-        """Counts one that was given before, so that one which ends every process becomes a dead letter; the first time counts already, unless it is the last."""
+        """Counts one more delivery of a publication that was given before, so that one which ends every process becomes a dead letter. The first
+        delivery is counted already, unless it is the last that is allowed."""
         while hold.live:
             try:
                 if await self._calls.again(hold.channel, hold.owner, delivery.id, delivery.deliveries):
@@ -155,7 +156,7 @@ class HeldChannels:
 
     async def _settle(self, hold: Hold, delivery: Delivery, reason: str | None) -> bool:
         attempt = 0
-        while hold.live or (attempt and self.is_open):  # one that Valkey may have carried out is asked for again: only Valkey knows
+        while hold.live or (attempt and self.is_open):  # an acknowledgement that Valkey may have recorded is sent again: only Valkey knows
             try:
                 recorded = await self._calls.settle(hold.channel, hold.owner, delivery.epoch, delivery.id, reason)
                 break
@@ -173,7 +174,7 @@ class HeldChannels:
         return recorded
 
     def _forget(self, hold: Hold, delivery: Delivery) -> None:
-        """It is settled: there is room for another."""
+        """Removes a settled delivery, which makes room for another."""
         hold.handed.discard(delivery)
         if delivery in hold.outstanding:
             del hold.outstanding[delivery]

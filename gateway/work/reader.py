@@ -58,7 +58,7 @@ class Reader:
     """Reads ``channels``, or all of ``namespace``, whose rules need ``index = true``, as an instance of ``group``.
 
     ``since``: where the group begins in a channel that it never read: None, with what history holds; a Position or its text; an offset, so 0 for
-    all that ever was; a datetime. ``deliveries``: how often a publication is given at most, then it is a dead letter. ``unacknowledged``: how many
+    all that ever was; a datetime. ``deliveries``: how often a publication is given before it is a dead letter. ``unacknowledged``: how many
     publications are in this process at most; reading goes on when some of them are settled. ``lease``: seconds after which another instance takes the
     channels of one that is dead. ``prefix`` and ``data_dir`` are those of the gateway's configuration; without ``url`` its
     Valkey is found as by ``Queue``.

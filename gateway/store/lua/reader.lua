@@ -36,8 +36,9 @@ local function state_of(key)
   return {owner = fields[1] or '', epoch = epoch, offset = offset, ms = ms, reading = fields[5] or ''}
 end
 
--- The owner loses the channel. What it had acknowledged by then is noted, for an acknowledgement of its that comes again because its answer was lost.
-local function leave(key, state)
+-- The owner loses the channel. What it had acknowledged by then is noted, so that an acknowledgement of its own that comes again, because its
+-- answer was lost, is answered as before.
+local function note_lost_owner(key, state)
   local lines = {state.owner .. ' ' .. (state.epoch or '') .. ' ' .. number(state.offset or 0)}
   for line in string.gmatch(redis.call('HGET', key, 'left') or '', '[^\n]+') do
     if #lines < LEFT_KEPT then table.insert(lines, line) end
@@ -160,7 +161,7 @@ local function settle_dead(keys, group, id, epoch)
   end
 end
 
--- Takes over what is pending after an offset. Returns the entries with their deliveries, the ids of those that died of too many,
+-- Takes over what is pending after an offset. Returns the entries with their deliveries, the ids of those that were given too often,
 -- and whether some are left; nil where some of it is no longer in history, though it follows what OWNER was given: Valkey forgets
 -- then that they were pending, and nothing would show that they are missing.
 local function pending_after(keys, group, epoch, after, ask)
@@ -217,7 +218,7 @@ local function gateway_reader_take(keys, args)
   local state = state_of(keys[3])
   local owner = state.owner
   if owner ~= '' and owner ~= args[1] and owner ~= args[2] then return owner end
-  if owner ~= '' and owner ~= args[1] then leave(keys[3], state) end
+  if owner ~= '' and owner ~= args[1] then note_lost_owner(keys[3], state) end
   redis.call('HSET', keys[3], 'owner', args[1])
   return ''
 end
@@ -228,7 +229,7 @@ local function gateway_reader_release(keys, args)
   reader_of(keys)
   local state = state_of(keys[3])
   if state.owner ~= args[1] then return 0 end
-  return leave(keys[3], state)
+  return note_lost_owner(keys[3], state)
 end
 
 -- gateway_reader_read 4 meta stream reader dead OWNER START TRIES COUNT BYTES AFTER [EPOCH OFFSET MS SETTLED [position]]
@@ -290,7 +291,7 @@ local function gateway_reader_read(keys, args)
   if after < last then
     entries, dead, more = pending_after(keys, group, epoch, after, ask)
     if not entries then
-      leave(keys[3], state)
+      note_lost_owner(keys[3], state)
       return {0}
     end
     more = more or #entries > 0 and last < top
