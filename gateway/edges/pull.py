@@ -16,7 +16,7 @@ from ..rules.permissions import admits, may_subscribe
 from ..rules.protocol import error_json, history_result, read_position
 from ..session.node import Node
 from .request import body_of, client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
-from .responses import NO_ANSWER, STATUS_OF_ERROR, json_response
+from .responses import STATUS_OF_ERROR, json_response
 
 __all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "REVERSE", "history", "inbox", "inbox_read"]
 
@@ -108,5 +108,5 @@ async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Respon
         return json_response(b'{"error":%b}' % error_json(error), STATUS_OF_ERROR[error.code], headers)
     except StoreError as error:
         log.log(logging.DEBUG if error.is_general else logging.WARNING, "%s: %s", name, error)
-        return json_response(b'{"error":%b}' % error_json(Internal(NO_ANSWER)), 503, headers)
+        return json_response(b'{"error":%b}' % error_json(Internal("Valkey does not answer; try again")), 503, headers)
     return result if isinstance(result, Response) else json_response(result, 200, headers)

@@ -8,10 +8,9 @@ from starlette.responses import Response
 
 from .security_headers import ALWAYS
 
-__all__ = ["NO_ANSWER", "PART_BYTES", "STATUS_OF_ERROR", "in_parts", "json_headers", "json_response"]
+__all__ = ["PART_BYTES", "STATUS_OF_ERROR", "in_parts", "json_headers", "json_response"]
 
 STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
-NO_ANSWER = "Valkey does not answer; try again"  # what clients are told, who are not to know where it is
 PART_BYTES = 64 * 1024  # of a body
 
 

@@ -286,25 +286,21 @@ async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: Runn
 
 
 @pytest.mark.parametrize(
-    "token, name, code, message, hint",
+    "token, name, code, message",
     [
-        ("expired", "chat:1", 109, "token expired", ""),
-        ("garbage", "chat:1", 3500, "invalid token", "it is no JSON Web Token"),
-        ("good", "own:other", 103, "permission denied", "the rules of 'own:other' do not admit user 'u1'"),
-        ("good", "sealed:1", 103, "permission denied", "the rules of 'sealed:1' do not admit user 'u1'"),
-        ("", "chat:1", 103, "permission denied", "the rules of 'chat:1' do not admit user ''"),
+        ("expired", "chat:1", 109, "token expired"),
+        ("garbage", "chat:1", 3500, "invalid token"),
+        ("good", "own:other", 103, "permission denied"),
+        ("good", "sealed:1", 103, "permission denied"),
+        ("", "chat:1", 103, "permission denied"),
     ],
 )
-async def test_a_temporary_refusal_is_inside_the_stream(
-    gateway: RunningGateway, token: str, name: str, code: int, message: str, hint: str
-) -> None:
-    """As GET /history names the cause, so does the stream."""
+async def test_a_temporary_refusal_is_inside_the_stream(gateway: RunningGateway, token: str, name: str, code: int, message: str) -> None:
     given = {"expired": gateway.token(seconds=-5), "good": gateway.token()}.get(token, token)
     async with stream(gateway, name, token=given) as events:
         assert events.status == 200
         (event,) = await events.end()
         expected = {"code": code, "message": message} | ({"channel": name} if code == 103 else {})
-        assert event.data.pop("hint", "").startswith(hint)
         assert (event.name, event.data, event.had_id) == ("refused", expected, False)
         (retry,) = events.reading.retry
         assert 2000 <= retry <= 12000
@@ -314,7 +310,6 @@ async def test_of_several_channels_the_one_that_no_namespace_has_is_refused_by_n
     """A page follows the others without it; a plain 400 would show it nothing, and cut off all of them."""
     async with stream(gateway, channel, "nowhere:1") as events:
         (event,) = await events.end()
-        assert "no namespace 'nowhere' is configured" in event.data.pop("hint")
         assert (event.name, event.data) == ("refused", {"code": 102, "message": "unknown channel", "channel": "nowhere:1"})
 
 

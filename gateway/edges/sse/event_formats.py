@@ -128,13 +128,12 @@ def gap_event(channel: str, position: Position, id: bytes) -> bytes:
     return event("gap", data, id)
 
 
-def refusal(code: int, message: str, channel: str = "", hint: str = "") -> bytes:
-    """The event `refused`, after which the stream ends. ``channel``: the one that is the cause; ``hint``: the cause, in a sentence for people.
+def refusal(code: int, message: str, channel: str = "") -> bytes:
+    """The event `refused`, after which the stream ends. ``channel``: the one whose subscription token is the cause.
 
     It has no id, so that the browser's last id stays.
     """
-    fields = b'"code":%d,"message":%b' % (code, encode(message)) + (b',"hint":%b' % encode(hint) if hint not in ("", message) else b"")
-    return retry(refused=True) + event("refused", about(fields, channel))
+    return retry(refused=True) + event("refused", about(b'"code":%d,"message":%b' % (code, encode(message)), channel))
 
 
 def about(fields: bytes, channel: str) -> bytes:

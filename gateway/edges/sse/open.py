@@ -26,7 +26,6 @@ from ...session.dispatch import SLOT_COMMANDS
 from ...session.node import Node
 from ..outlets import Buffered, Direct, output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
-from ..responses import NO_ANSWER
 from .event_formats import refusal
 from .stream import EventStream
 
@@ -91,7 +90,7 @@ class EventStreams:
         except (ClientError, Disconnect) as error:
             await self._refuse(send, error)
         except StoreError as error:
-            await self._refuse(send, Internal.of(error), hint=NO_ANSWER)
+            await self._refuse(send, Internal.of(error))
         return None
 
     def _read(self, method: str, headers: Headers, query: QueryParams) -> _Asked:
@@ -131,14 +130,12 @@ class EventStreams:
         reaches_back = bool(asked.last and not asked.last_id)
         return EventStream(node, output, identity, starts, grants, address, pings=asked.pings, reaches_back=reaches_back)
 
-    async def _refuse(self, send: Send, error: ClientError | Disconnect, channel: str = "", *, hint: str = "") -> None:
-        """``hint`` is what the client is told in place of the error's own."""
+    async def _refuse(self, send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
         self._node.admission.counts.refused(BY_SSE, error.code)
         message = error.reason if isinstance(error, Disconnect) else error.message
         level = logging.DEBUG if isinstance(error, Internal) and error.is_general else logging.INFO
         log.log(level, "stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
-        text = refusal(error.code, message, channel, hint or error.hint)
-        await send({"type": "http.response.body", "body": text, "more_body": False})
+        await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
     def _names(self, query: QueryParams) -> list[str]:
         """The channels asked for, each once. Raises what no later attempt can make good."""

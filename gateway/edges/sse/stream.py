@@ -28,7 +28,6 @@ from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, OF_MANY,
 from ...session.node import Node, new_id
 from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
-from ..responses import NO_ANSWER
 from .event_formats import (
     CHUNKED,
     PLAIN,
@@ -233,7 +232,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def fail(self, error: StoreError) -> None:
         """Valkey refuses to read the history of one of its channels: the stream does not open."""
-        self._write_text(refusal(Internal.code, Internal.message, hint=NO_ANSWER))
+        self._write_text(refusal(Internal.code, Internal.message))
         self._end(Disconnect(3004, str(error)))
 
     def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
