@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import valkey
 
-from gateway.store import connect_again, shard_link
+from gateway.store import connect_again, heartbeats
 
 from ..kit.clients import Socket, client
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
@@ -46,8 +46,8 @@ def gateway(server: ValkeyServer, start_gateway_once: Start) -> RunningGateway:
 
 
 def test_it_takes_three_seconds_at_most() -> None:
-    assert shard_link.LATE_BEATS * shard_link.BEAT_SECONDS < SECONDS, "until it is not ready"
-    assert connect_again.PAUSE_SECONDS + connect_again.ATTEMPT_SECONDS + shard_link.BEAT_SECONDS <= SECONDS, "until it is ready again"
+    assert heartbeats.LATE_BEATS * heartbeats.BEAT_SECONDS < SECONDS, "until it is not ready"
+    assert connect_again.PAUSE_SECONDS + connect_again.ATTEMPT_SECONDS + heartbeats.BEAT_SECONDS <= SECONDS, "until it is ready again"
 
 
 async def becomes(gateway: RunningGateway, expected: str, seconds: float = PATIENCE) -> None:
@@ -112,7 +112,7 @@ async def test_it_reads_a_large_file(server: ValkeyServer, gateway: RunningGatew
 
 async def test_it_freezes_for_a_moment(server: ValkeyServer, gateway: RunningGateway, start_gateway: Start) -> None:
     """Shorter than link and commands may be silent, so nothing is lost. They may be silent for longer here: a busy machine makes it a long moment."""
-    longer = {"gateway.store.shard_link.SILENT_BEATS": 60, "gateway.store.connection.SILENCE_SECONDS": 60.0}
+    longer = {"gateway.store.heartbeats.SILENT_BEATS": 60, "gateway.store.connection.SILENCE_SECONDS": 60.0}
     patient = await asyncio.to_thread(start_gateway, RULES, valkey_url=server.url, seconds=longer)
     async with outage(patient, server.freeze, NOT_PROVEN):
         server.thaw()
