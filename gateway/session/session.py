@@ -31,7 +31,7 @@ log = logging.getLogger("gateway.session")
 
 _VERSION = b'"version":%b' % encode(__version__)
 
-REPLY_BYTES = 512 * 1024  # of the reply to connect, after which it takes no further page of history; SDKs take frames up to 1 MiB
+REPLY_BYTES = 64 * 1024  # of the reply to connect, after which it takes no further page of history: SDKs wait 5 s for it, as for any reply
 
 
 class Session(CommandingClient[ClientSubscription]):
@@ -265,8 +265,10 @@ class Session(CommandingClient[ClientSubscription]):
     def drained(self) -> None:
         if self.pong_by != NEVER:  # until now the ping waited in front of a client that did not read
             self.pong_by = self.node.hub.now() + self.node.config.pong_seconds
-        super().drained()
-        self.resume()
+        self.slow_since = NEVER
+        self.resume()  # before what it missed: SDKs wait for an answer for 5 s, and catching up may take longer
+        if not self.paused:
+            super().drained()
 
     # The end.
 
