@@ -38,10 +38,10 @@ class Session(CommandingClient[ClientSubscription]):
     """One client's session. ``subscriptions`` are by channel; ``answers`` are those of its own channels, while connecting.
 
     ``pings`` counts the pings that are not answered yet: several, if they wait in front of a client that does not read.
-    ``pong_by`` is when one must be answered; ``connect_id`` is the id of connect; ``publishes_used`` is the state of a rate limit.
+    ``pong_by`` is when one must be answered, ``unread`` how many bytes were unconfirmed when that was last over; ``connect_id`` is the id of connect; ``publishes_used`` is the state of a rate limit.
     """
 
-    __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "subscriptions")
+    __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "subscriptions", "unread")
 
     has_grace = True
 
@@ -59,6 +59,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.publishes_used = 0.0
         self.pings = 0
         self.pong_by = NEVER
+        self.unread = NEVER
 
     @property
     def paused(self) -> bool:
@@ -231,6 +232,7 @@ class Session(CommandingClient[ClientSubscription]):
 
     def ping(self, now: float) -> None:
         self.pings += 1
+        self.unread = NEVER
         self.outlet.ping()
         config = self.node.config
         self.pong_by = now + min(config.pong_seconds, 0.9 * config.ping_seconds)  # one ping is answered before the next
@@ -250,9 +252,17 @@ class Session(CommandingClient[ClientSubscription]):
             if self.state is OPENED:
                 return  # its connect is here; SDKs would not connect again after 3502
         # A pong may wait in a socket that is not read at the moment, or follow a ping that the client has not read.
-        elif now >= self.pong_by and not self.outlet.paused and self.backlog is None:
+        elif now >= self.pong_by and not self.outlet.paused and self.backlog is None and not self._reads_on(now):
             raise Disconnect(3012)
         super().enforce(now)
+
+    def _reads_on(self, now: float) -> bool:
+        """Whether the ping may wait in the system, after much else that the client's machine takes bit by bit: then it has more time."""
+        before, self.unread = self.unread, self.outlet.unconfirmed_bytes
+        if not self.node.config.limits.waiting_bytes < self.unread < before:
+            return False
+        self.pong_by = now + self.node.config.pong_seconds
+        return True
 
     def next_due(self, now: float) -> float:
         return min(super().next_due(now), max(self.pong_by, now + 1))

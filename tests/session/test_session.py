@@ -15,7 +15,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
-from gateway.errors import TokenExpired, Unavailable
+from gateway.errors import Disconnect, TokenExpired, Unavailable
 from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
 from gateway.session.admission import READ_AT_ONCE
@@ -36,7 +36,7 @@ class Client:
     wire = TEXT
     native_pings = False
     transport = "websocket"
-    waiting_bytes = 0
+    waiting_bytes = unconfirmed_bytes = 0
     place = None
     paused = False
     full = False
@@ -406,6 +406,21 @@ async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gatew
     assert not client.closed_with
     client.session.receive(b"{}")
     assert client.closed_with == 3501
+
+
+async def test_a_client_has_time_for_its_pong_as_long_as_it_takes_what_was_sent_before_the_ping(gateway: Gateway) -> None:
+    """The system holds megabytes for a client that catches up over a slow link, and its transport is not full."""
+    client, enough = await connected(gateway), gateway.node.config.limits.waiting_bytes
+    session = client.session
+    session.ping(gateway.node.hub.now())
+    for client.unconfirmed_bytes in (4 * enough, 3 * enough, 2 * enough):
+        session.enforce(session.pong_by)
+    with pytest.raises(Disconnect, match="3012"):
+        session.enforce(session.pong_by)
+    session.ping(gateway.node.hub.now())
+    client.unconfirmed_bytes = enough
+    with pytest.raises(Disconnect, match="3012"):
+        session.enforce(session.pong_by)
 
 
 async def test_a_client_whose_command_or_pong_waits_for_its_turn_is_not_late(gateway: Gateway) -> None:
