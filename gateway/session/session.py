@@ -25,23 +25,28 @@ from .node import Node, new_id
 from .outlet import Outlet
 from .states import CLOSED, CONNECTED, CONNECTING, OPENED
 
-__all__ = ["Session"]
+__all__ = ["REPLY_BYTES", "REPLY_SECONDS", "Session"]
 
 log = logging.getLogger("gateway.session")
 
 _VERSION = b'"version":%b' % encode(__version__)
 
-REPLY_BYTES = 64 * 1024  # of the reply to connect, after which it takes no further page of history: SDKs wait 5 s for it, as for any reply
+# SDKs wait 5 s for each reply, and connect again if one is missing. So the reply to connect, and the replies to subscribes of so long, take no
+# further page of history after so many bytes.
+REPLY_BYTES = 64 * 1024
+REPLY_SECONDS = 5.0
 
 
 class Session(CommandingClient[ClientSubscription]):
     """One client's session. ``subscriptions`` are by channel; ``answers`` are those of its own channels, while connecting.
 
     ``pings`` counts the pings that are not answered yet: several, if they wait in front of a client that does not read.
-    ``pong_by`` is when one must be answered, ``unread`` how many bytes were unconfirmed when that was last over; ``connect_id`` is the id of connect; ``publishes_used`` is the state of a rate limit.
+    ``pong_by`` is when one must be answered, ``unread`` how many bytes were unconfirmed when that was last over; ``connect_id`` is the id of connect;
+    ``publishes_used`` is the state of a rate limit. ``replied_bytes`` are those of the replies to connect and subscribes, counted until
+    ``replied_until``.
     """
 
-    __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "subscriptions", "unread")
+    __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "replied_bytes", "replied_until", "subscriptions", "unread")
 
     has_grace = True
 
@@ -60,6 +65,8 @@ class Session(CommandingClient[ClientSubscription]):
         self.pings = 0
         self.pong_by = NEVER
         self.unread = NEVER
+        self.replied_bytes = 0
+        self.replied_until = 0.0
 
     @property
     def paused(self) -> bool:
@@ -113,6 +120,18 @@ class Session(CommandingClient[ClientSubscription]):
         """Whether the reply to connect is still to be sent, and takes another page of publications: what it does not take follows it."""
         return self.answers is not None and sum(map(len, self.answers.values())) < REPLY_BYTES
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the reply to a subscribe takes publications: what it does not take follows it."""
+        return self.replied_bytes < REPLY_BYTES or self.node.hub.now() >= self.replied_until
+
+    def count_reply(self, size: int) -> None:
+        """A reply to connect, or to a subscribe, has so many bytes."""
+        now = self.node.hub.now()
+        if now >= self.replied_until:
+            self.replied_bytes, self.replied_until = 0, now + REPLY_SECONDS
+        self.replied_bytes += size
+
     def server_side_begun(self, channel: str, result: bytes) -> None:
         """A server-side subscription began: ``result`` is its SubscribeResult, for the reply to connect or a push."""
         if self.answers is None:
@@ -137,7 +156,9 @@ class Session(CommandingClient[ClientSubscription]):
         self.counts.connected(self.transport)
         self.log_start()
         corked = self.outlet.cork()  # together with the answers to the commands that waited for it
-        self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
+        result = self._connect_result(answers)
+        self.count_reply(len(result))
+        self.outlet.send(reply(self.connect_id, "connect", result))
         self.node.events.record("connected", self.identity, self.client)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.client_connected(subscription)

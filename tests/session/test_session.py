@@ -21,7 +21,7 @@ from gateway.rules.identity import ServerSubscription
 from gateway.session.admission import READ_AT_ONCE
 from gateway.session.dispatch import BUSY_MOST, PLACE_COMMANDS, TOKEN_COST, TURN_MOST
 from gateway.session.refusals import LOGGED_SECONDS, REFUSED_AT_ONCE
-from gateway.session.session import Session
+from gateway.session.session import REPLY_BYTES, REPLY_SECONDS, Session
 from gateway.store.history import Page
 from gateway.store.layout import publish_words
 
@@ -362,6 +362,26 @@ async def test_the_replies_to_commands_of_one_message_come_before_what_follows_t
     client.send_commands(*[{"id": number, "subscribe": {"channel": name, "recover": True}} for number, name in enumerate(names, 2)])
     await until(lambda: all(len(came(client, name)) == 4 for name in names), "all of them")
     assert [each.get("id") for each in client.written[1:3]] == [2, 3]
+
+
+async def test_the_replies_to_many_subscribes_are_short_together(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"chat:{number}" for number in range(10)]
+    for name in names:
+        await publish(gateway, name, SHORT)
+    client = await connected(gateway)
+
+    async def inside(first: int, names: list[str]) -> int:
+        """In how many of the replies the publication is."""
+        client.send_commands(*[{"id": id, "subscribe": {"channel": name, "recover": True}} for id, name in enumerate(names, first)])
+        results = [(await client.answered(id))["subscribe"] for id in range(first, first + len(names))]
+        late = [name for name, result in zip(names, results, strict=True) if "publications" not in result]
+        await until(lambda: all(came(client, name) == [1] for name in late), "the others follow")
+        return len(names) - len(late)
+
+    assert await inside(2, names[:9]) == ceil(REPLY_BYTES / len(SHORT))
+    later = gateway.node.hub.now() + REPLY_SECONDS
+    monkeypatch.setattr(gateway.node.hub, "now", lambda: later)
+    assert await inside(20, names[9:]) == 1
 
 
 async def test_a_command_is_answered_before_the_client_is_given_what_it_missed(gateway: Gateway) -> None:
