@@ -14,24 +14,24 @@ the publication before it is written, so a subscription that is interrupted goes
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from typing import Protocol
 
 from ..errors import StoreError, Unavailable, is_general
-from ..publication import Position
+from ..publication import Position, Publication
 from ..rules.recovery import Standing, following, judge
 from ..runtime.backoff import retrying
 from ..store.history import Page
 from .channel import Channel
-from .subscription import State, Subscription
+from .subscription import FIRST_PAGE_BYTES, State, Subscription
 
 __all__ = ["PageSource", "advance", "catch_up"]
 
 log = logging.getLogger("gateway.hub")
 
 CHUNK_BYTES = 64 * 1024  # of publications written at a time: a socket's worth
-FIRST_PAGE_BYTES = 128 * 1024  # of publications inside a subscribe reply; SDKs take frames up to 1 MiB
 
 
 class PageSource(Protocol):
@@ -45,7 +45,7 @@ class PageSource(Protocol):
 
 
 def advance(subscription: Subscription) -> bool:
-    """Goes as far as it can without waiting. True if there is nothing to wait for: it is live, behind or ended."""
+    """Goes as far as it can without waiting, but no further than its first page. True if there is nothing to wait for: it is live, behind or ended."""
     channel = subscription.channel
     while subscription.state is State.CATCHING_UP:
         if not channel.is_open:
@@ -75,20 +75,35 @@ def advance(subscription: Subscription) -> bool:
         elif standing is Standing.AHEAD:
             return False
         else:
-            room = CHUNK_BYTES if subscription.begun else FIRST_PAGE_BYTES
+            begun = subscription.begun
+            room = CHUNK_BYTES if begun else FIRST_PAGE_BYTES
             run = channel.ring.after(subscription.offset, room, channel.loop.time())
             if run is None:
                 return False
-            channel.traffic.counts.took_page("ring", len(run))
-            subscription.write_next(run)
+            _give(subscription, "ring", run)
+            if not begun and subscription.state is State.CATCHING_UP and subscription.offset < channel.offset:
+                return False
     return True
+
+
+def _give(subscription: Subscription, source: str, run: list[Publication]) -> None:
+    """The next publications, which come from the ring or from history; the first page takes some of them."""
+    since = subscription.offset
+    subscription.write_next(run)
+    if given := subscription.offset - since:
+        subscription.channel.traffic.counts.took_page(source, given)
 
 
 async def catch_up(source: PageSource, subscription: Subscription) -> None:
     """Waits for what ``advance`` needs, step by step. Returns when the subscription is live, behind or ended, or its channel is closed."""
     what = f"channel {subscription.channel.name}: history could not be read"
+    begun = subscription.begun
     while not advance(subscription) and subscription.channel.is_open:
-        await retrying(partial(_wait, source, subscription), what, log, on=StoreError, quiet=is_general)
+        if subscription.begun == begun:
+            await retrying(partial(_wait, source, subscription), what, log, on=StoreError, quiet=is_general)
+        if subscription.begun != begun:  # replies to other commands, which SDKs await for 5 s, leave before the rest of what it missed
+            begun = True
+            await asyncio.sleep(0)
 
 
 async def _wait(source: PageSource, subscription: Subscription) -> None:
@@ -145,7 +160,6 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
     # What is newer than the channel's position goes through the channel, to everybody at once.
     run = [publication for publication in run if publication.offset <= channel.offset]
     if run:
-        channel.traffic.counts.took_page("history", len(run))
-        subscription.write_next(run)
+        _give(subscription, "history", run)
     elif subscription.offset == since:
         subscription.start_over()

@@ -58,6 +58,13 @@ class Owner(Protocol):
         """Whether the reply to connect is still to be sent, and takes another page of publications."""
         ...
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the reply to a subscribe takes publications."""
+        ...
+
+    def count_reply(self, size: int) -> None: ...
+
     def server_side_begun(self, channel: str, result: bytes) -> None: ...
 
     def server_side_failed(self, subscription: ClientSubscription, error: StoreError) -> None: ...
@@ -129,7 +136,7 @@ class ClientSubscription(TimedSubscription):
     @property
     def takes_first_page(self) -> bool:
         # The push that announces a server-side subscription has no field for publications, and the reply to connect is one frame.
-        return self.server_side is None or self.session.takes_pages
+        return self.session.has_room if self.server_side is None else self.session.takes_pages
 
     @property
     def paused(self) -> bool:
@@ -166,6 +173,7 @@ class ClientSubscription(TimedSubscription):
         if self.server_side:
             session.server_side_begun(self.channel.name, result)
             return
+        session.count_reply(len(result))
         session.outlet.send(reply(self.asked, "subscribe", result))
         self.asked = 0
         session.subscribe_answered(self.channel.name)

@@ -25,23 +25,28 @@ from .node import Node, new_id
 from .outlet import Outlet
 from .states import CLOSED, CONNECTED, CONNECTING, OPENED
 
-__all__ = ["Session"]
+__all__ = ["REPLY_BYTES", "REPLY_SECONDS", "Session"]
 
 log = logging.getLogger("gateway.session")
 
 _VERSION = b'"version":%b' % encode(__version__)
 
-REPLY_BYTES = 512 * 1024  # of the reply to connect, after which it takes no further page of history; SDKs take frames up to 1 MiB
+# SDKs wait 5 s for each reply, and connect again if one is missing. So the reply to connect, and the replies to subscribes of so long, take no
+# further page of history after so many bytes.
+REPLY_BYTES = 64 * 1024
+REPLY_SECONDS = 5.0
 
 
 class Session(CommandingClient[ClientSubscription]):
     """One client's session. ``subscriptions`` are by channel; ``answers`` are those of its own channels, while connecting.
 
     ``pings`` counts the pings that are not answered yet: several, if they wait in front of a client that does not read.
-    ``pong_by`` is when one must be answered; ``connect_id`` is the id of connect; ``publishes_used`` is the state of a rate limit.
+    ``pong_by`` is when one must be answered, ``unread`` how many bytes were unconfirmed when that was last over; ``connect_id`` is the id of connect;
+    ``publishes_used`` is the state of a rate limit. ``replied_bytes`` are those of the replies to connect and subscribes, counted until
+    ``replied_until``.
     """
 
-    __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "subscriptions")
+    __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "replied_bytes", "replied_until", "subscriptions", "unread")
 
     has_grace = True
 
@@ -59,6 +64,9 @@ class Session(CommandingClient[ClientSubscription]):
         self.publishes_used = 0.0
         self.pings = 0
         self.pong_by = NEVER
+        self.unread = NEVER
+        self.replied_bytes = 0
+        self.replied_until = 0.0
 
     @property
     def paused(self) -> bool:
@@ -112,6 +120,18 @@ class Session(CommandingClient[ClientSubscription]):
         """Whether the reply to connect is still to be sent, and takes another page of publications: what it does not take follows it."""
         return self.answers is not None and sum(map(len, self.answers.values())) < REPLY_BYTES
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the reply to a subscribe takes publications: what it does not take follows it."""
+        return self.replied_bytes < REPLY_BYTES or self.node.hub.now() >= self.replied_until
+
+    def count_reply(self, size: int) -> None:
+        """A reply to connect, or to a subscribe, has so many bytes."""
+        now = self.node.hub.now()
+        if now >= self.replied_until:
+            self.replied_bytes, self.replied_until = 0, now + REPLY_SECONDS
+        self.replied_bytes += size
+
     def server_side_begun(self, channel: str, result: bytes) -> None:
         """A server-side subscription began: ``result`` is its SubscribeResult, for the reply to connect or a push."""
         if self.answers is None:
@@ -136,7 +156,9 @@ class Session(CommandingClient[ClientSubscription]):
         self.counts.connected(self.transport)
         self.log_start()
         corked = self.outlet.cork()  # together with the answers to the commands that waited for it
-        self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
+        result = self._connect_result(answers)
+        self.count_reply(len(result))
+        self.outlet.send(reply(self.connect_id, "connect", result))
         self.node.events.record("connected", self.identity, self.client)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.client_connected(subscription)
@@ -231,6 +253,7 @@ class Session(CommandingClient[ClientSubscription]):
 
     def ping(self, now: float) -> None:
         self.pings += 1
+        self.unread = NEVER
         self.outlet.ping()
         config = self.node.config
         self.pong_by = now + min(config.pong_seconds, 0.9 * config.ping_seconds)  # one ping is answered before the next
@@ -250,9 +273,17 @@ class Session(CommandingClient[ClientSubscription]):
             if self.state is OPENED:
                 return  # its connect is here; SDKs would not connect again after 3502
         # A pong may wait in a socket that is not read at the moment, or follow a ping that the client has not read.
-        elif now >= self.pong_by and not self.outlet.paused and self.backlog is None:
+        elif now >= self.pong_by and not self.outlet.paused and self.backlog is None and not self._reads_on(now):
             raise Disconnect(3012)
         super().enforce(now)
+
+    def _reads_on(self, now: float) -> bool:
+        """Whether the ping may wait in the system, after much else that the client's machine takes bit by bit: then it has more time."""
+        before, self.unread = self.unread, self.outlet.unconfirmed_bytes
+        if not self.node.config.limits.waiting_bytes < self.unread < before:
+            return False
+        self.pong_by = now + self.node.config.pong_seconds
+        return True
 
     def next_due(self, now: float) -> float:
         return min(super().next_due(now), max(self.pong_by, now + 1))
@@ -265,8 +296,10 @@ class Session(CommandingClient[ClientSubscription]):
     def drained(self) -> None:
         if self.pong_by != NEVER:  # until now the ping waited in front of a client that did not read
             self.pong_by = self.node.hub.now() + self.node.config.pong_seconds
-        super().drained()
-        self.resume()
+        self.slow_since = NEVER
+        self.resume()  # before what it missed: SDKs wait for an answer for 5 s, and catching up may take longer
+        if not self.paused:
+            super().drained()
 
     # The end.
 

@@ -727,7 +727,7 @@ async def test_large_publications_are_caught_up_in_frames_that_sdks_take(gateway
     publish_many(gateway, name, ["x" * 60000] * 60)
     async with client(gateway, max_size=2**20) as wire:
         result = (await resubscribe(wire, name, "", 0))["subscribe"]
-        offsets = [p["offset"] for p in result["publications"]]
+        offsets = [p["offset"] for p in result.get("publications", ())]
         offsets += [(await wire.publication())["offset"] for _ in range(60 - len(offsets))]
         assert offsets == list(range(1, 61))
 

@@ -15,13 +15,13 @@ import pytest
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
-from gateway.errors import TokenExpired, Unavailable
+from gateway.errors import Disconnect, TokenExpired, Unavailable
 from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
 from gateway.session.admission import READ_AT_ONCE
 from gateway.session.dispatch import BUSY_MOST, SLOT_COMMANDS, TOKEN_COST, TURN_MOST
 from gateway.session.refusals import LOGGED_SECONDS, REFUSED_AT_ONCE
-from gateway.session.session import Session
+from gateway.session.session import REPLY_BYTES, REPLY_SECONDS, Session
 from gateway.store.history import Page
 from gateway.store.layout import publish_words
 
@@ -36,7 +36,7 @@ class Client:
     wire = TEXT
     native_pings = False
     transport = "websocket"
-    waiting_bytes = 0
+    waiting_bytes = unconfirmed_bytes = 0
     place = None
     paused = False
     full = False
@@ -320,6 +320,84 @@ async def test_what_a_client_missed_in_many_channels_follows_the_reply_to_connec
     assert all([offset for name, offset in read() if name == each] == [1, 2, 3] for each in names)
 
 
+SHORT, LONG = json.dumps("x" * 20_000).encode(), json.dumps("x" * 60_000).encode()
+
+
+async def publish(gateway: Gateway, channel: str, *documents: bytes) -> None:
+    for document in documents:
+        await gateway.node.history.publish(channel, publish_words(document))
+
+
+def came(client: Client, channel: str) -> list[int]:
+    """The offsets of the publications that were pushed."""
+    pushes = [each["push"] for each in client.written if each.get("push", {}).get("channel") == channel]
+    return [push["pub"]["offset"] for push in pushes if "pub" in push]
+
+
+@pytest.mark.parametrize(("documents", "inside"), [([SHORT, SHORT, SHORT], [1]), ([LONG, SHORT], [])], ids=["some", "none"])
+@pytest.mark.parametrize("followed", [True, False], ids=["ring", "history"])
+async def test_what_a_reply_does_not_take_in_time_over_a_slow_link_follows_it(
+    gateway: Gateway, documents: list[bytes], inside: list[int], followed: bool
+) -> None:
+    """SDKs wait for a reply for 5 s, then connect again and ask for the same."""
+    other = await connected(gateway, *["chat:1"] * followed)
+    await publish(gateway, "chat:1", *documents)
+    if followed:
+        await until(lambda: len(came(other, "chat:1")) == len(documents), "the ring has them")
+    client = await connected(gateway)
+    client.send_commands({"id": 2, "subscribe": {"channel": "chat:1", "recover": True}})
+    result = (await client.answered(2))["subscribe"]
+    assert [pub["offset"] for pub in result.get("publications", ())] == inside and result["recovered"] and result["top"] == len(documents)
+    await until(lambda: len(inside) + len(came(client, "chat:1")) == len(documents), "the others follow")
+    assert inside + came(client, "chat:1") == list(range(1, len(documents) + 1))
+
+
+async def test_the_replies_to_commands_of_one_message_come_before_what_follows_the_first_page(gateway: Gateway) -> None:
+    names = ["chat:1", "chat:2"]
+    other = await connected(gateway, *names)
+    for name in names:
+        await publish(gateway, name, *[SHORT] * 5)
+    await until(lambda: all(len(came(other, name)) == 5 for name in names), "the rings have them")
+    client = await connected(gateway)
+    client.send_commands(*[{"id": number, "subscribe": {"channel": name, "recover": True}} for number, name in enumerate(names, 2)])
+    await until(lambda: all(len(came(client, name)) == 4 for name in names), "all of them")
+    assert [each.get("id") for each in client.written[1:3]] == [2, 3]
+
+
+async def test_the_replies_to_many_subscribes_are_short_together(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"chat:{number}" for number in range(10)]
+    for name in names:
+        await publish(gateway, name, SHORT)
+    client = await connected(gateway)
+
+    async def inside(first: int, names: list[str]) -> int:
+        """In how many of the replies the publication is."""
+        client.send_commands(*[{"id": id, "subscribe": {"channel": name, "recover": True}} for id, name in enumerate(names, first)])
+        results = [(await client.answered(id))["subscribe"] for id in range(first, first + len(names))]
+        late = [name for name, result in zip(names, results, strict=True) if "publications" not in result]
+        await until(lambda: all(came(client, name) == [1] for name in late), "the others follow")
+        return len(names) - len(late)
+
+    assert await inside(2, names[:9]) == ceil(REPLY_BYTES / len(SHORT))
+    later = gateway.node.hub.now() + REPLY_SECONDS
+    monkeypatch.setattr(gateway.node.hub, "now", lambda: later)
+    assert await inside(20, names[9:]) == 1
+
+
+async def test_a_command_is_answered_before_the_client_is_given_what_it_missed(gateway: Gateway) -> None:
+    """Catching up may take longer than the 5 s for which SDKs wait for an answer."""
+    client = await connected(gateway, "chat:1")
+    client.full = True
+    await publish(gateway, "chat:1", *[SHORT] * 20)
+    await until(lambda: client.paused and gateway.node.hub.channel("chat:1").offset == 20, "it is behind")
+    client.send_commands({"id": 7, "ping": {}})
+    written = len(client.written)
+    client.full, client.paused = False, False
+    client.session.drained()
+    assert client.written[written] == {"id": 7, "ping": {}}
+    await until(lambda: came(client, "chat:1") == list(range(1, 21)), "all of them")
+
+
 async def test_the_filters_of_one_client_are_bounded_together(gateway: Gateway) -> None:
     """A filter takes 25 times as much memory as its text, and a client may have one for each of its channels."""
     client, filter = await connected(gateway), {"key": "k", "cmp": "eq", "val": "x" * 50_000}
@@ -348,6 +426,21 @@ async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gatew
     assert not client.closed_with
     client.session.receive(b"{}")
     assert client.closed_with == 3501
+
+
+async def test_a_client_has_time_for_its_pong_as_long_as_it_takes_what_was_sent_before_the_ping(gateway: Gateway) -> None:
+    """The system holds megabytes for a client that catches up over a slow link, and its transport is not full."""
+    client, enough = await connected(gateway), gateway.node.config.limits.waiting_bytes
+    session = client.session
+    session.ping(gateway.node.hub.now())
+    for client.unconfirmed_bytes in (4 * enough, 3 * enough, 2 * enough):
+        session.enforce(session.pong_by)
+    with pytest.raises(Disconnect, match="3012"):
+        session.enforce(session.pong_by)
+    session.ping(gateway.node.hub.now())
+    client.unconfirmed_bytes = enough
+    with pytest.raises(Disconnect, match="3012"):
+        session.enforce(session.pong_by)
 
 
 async def test_a_client_whose_command_or_pong_waits_for_its_turn_is_not_late(gateway: Gateway) -> None:
