@@ -23,7 +23,7 @@ log = logging.getLogger("gateway.hub")
 
 # Of publications inside a subscribe reply. SDKs wait for a reply for 5 s, and connect again without it: one that a slow link does not bring in
 # that time would be sent again and again. Pushes have no such time, and each of them moves the client on.
-FIRST_PAGE_BYTES = 32 * 1024
+FIRST_PAGE_BYTES = 64 * 1024
 
 
 class State(Enum):

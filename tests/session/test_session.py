@@ -320,7 +320,7 @@ async def test_what_a_client_missed_in_many_channels_follows_the_reply_to_connec
     assert all([offset for name, offset in read() if name == each] == [1, 2, 3] for each in names)
 
 
-SHORT, LONG = json.dumps("x" * 20_000).encode(), json.dumps("x" * 60_000).encode()
+SHORT, LONG = json.dumps("x" * 40_000).encode(), json.dumps("x" * 70_000).encode()
 
 
 async def publish(gateway: Gateway, channel: str, *documents: bytes) -> None:
