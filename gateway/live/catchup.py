@@ -25,13 +25,16 @@ from ..rules.recovery import Standing, following, judge
 from ..runtime.backoff import retrying
 from ..store.history import Page
 from .channel import Channel
-from .subscription import FIRST_PAGE_BYTES, State, Subscription
+from .subscription import State, Subscription
 
 __all__ = ["PageSource", "advance", "catch_up"]
 
 log = logging.getLogger("gateway.hub")
 
 CHUNK_BYTES = 64 * 1024  # of publications written at a time: a socket's worth
+# Of publications inside a subscribe reply. SDKs wait for a reply for 5 s, and connect again without it: one that a slow link does not bring in
+# that time would be sent again and again. Pushes have no such time, and each of them moves the client on.
+FIRST_PAGE_BYTES = 64 * 1024
 
 
 class PageSource(Protocol):
@@ -77,7 +80,7 @@ def advance(subscription: Subscription) -> bool:
         else:
             begun = subscription.begun
             room = CHUNK_BYTES if begun else FIRST_PAGE_BYTES
-            run = channel.ring.after(subscription.offset, room, channel.loop.time())
+            run = channel.ring.after(subscription.offset, room, channel.loop.time(), strictly=not begun)
             if run is None:
                 return False
             _give(subscription, "ring", run)
@@ -87,7 +90,7 @@ def advance(subscription: Subscription) -> bool:
 
 
 def _give(subscription: Subscription, source: str, run: list[Publication]) -> None:
-    """The next publications, which come from the ring or from history; the first page takes some of them."""
+    """The next publications, which come from the ring or from history. Not all subscriptions take those of a first page."""
     since = subscription.offset
     subscription.write_next(run)
     if given := subscription.offset - since:
@@ -160,6 +163,16 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
     # What is newer than the channel's position goes through the channel, to everybody at once.
     run = [publication for publication in run if publication.offset <= channel.offset]
     if run:
-        _give(subscription, "history", run)
+        _give(subscription, "history", run if subscription.begun else _first_page(run))
     elif subscription.offset == since:
         subscription.start_over()
+
+
+def _first_page(publications: list[Publication]) -> list[Publication]:
+    """As many of them as a reply takes."""
+    room = FIRST_PAGE_BYTES
+    for number, publication in enumerate(publications):
+        room -= len(publication.data)
+        if room < 0:
+            return publications[:number]
+    return publications

@@ -139,8 +139,9 @@ class Ring:
         self._bytes += grown
         self._rings.grew(grown)
 
-    def after(self, offset: int, max_bytes: int, now: float) -> list[Publication] | None:
-        """The publications that follow ``offset``, at least one and about ``max_bytes``; None if the ring does not reach back so far."""
+    def after(self, offset: int, max_bytes: int, now: float, *, strictly: bool = False) -> list[Publication] | None:
+        """The publications that follow ``offset``, at least one and about ``max_bytes``; ``strictly``: no more than these, and perhaps none. None if
+        the ring does not reach back so far."""
         if now >= self._expires:
             self.clear()
         publications = self._publications
@@ -151,6 +152,8 @@ class Ring:
             run.append(publication)
             taken += len(publication.data)
             if taken >= max_bytes:
+                if strictly and taken > max_bytes:
+                    run.pop()
                 break
         return run
 

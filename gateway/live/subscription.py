@@ -17,13 +17,9 @@ from .channel import Channel
 from .fanout import GONE, Write
 from .wire_formats import ChainedDeltaWire, FreshDeltaWire, Wire
 
-__all__ = ["FIRST_PAGE_BYTES", "State", "Subscription"]
+__all__ = ["State", "Subscription"]
 
 log = logging.getLogger("gateway.hub")
-
-# Of publications inside a subscribe reply. SDKs wait for a reply for 5 s, and connect again without it: one that a slow link does not bring in
-# that time would be sent again and again. Pushes have no such time, and each of them moves the client on.
-FIRST_PAGE_BYTES = 64 * 1024
 
 
 class State(Enum):
@@ -173,9 +169,9 @@ class Subscription(ABC):
         self.offset = self.unbroken = offset
 
     def write_next(self, publications: list[Publication]) -> None:
-        """Writes the publications that follow its position; the first time, as many as the first page takes, which may be none."""
+        """Writes the publications that follow its position; the first time, they are the first page, which may have none."""
         if not self.begun:
-            self.start_at(Position(self.channel.epoch, self.offset), True, _first_page(publications) if self.takes_first_page else [])
+            self.start_at(Position(self.channel.epoch, self.offset), True, publications if self.takes_first_page else [])
             return
         joined = self.wire.join(self.channel, publications)
         # The position moves first: a full socket may ask for it while the write is under way.
@@ -207,13 +203,3 @@ class Subscription(ABC):
         """Its position is the channel's: from here on rounds of the fan-out write to it."""
         self.state = State.LIVE
         self.channel.add_live(self)
-
-
-def _first_page(publications: list[Publication]) -> list[Publication]:
-    """As many of them as the first page has room for."""
-    room = FIRST_PAGE_BYTES
-    for number, publication in enumerate(publications):
-        room -= len(publication.data)
-        if room < 0:
-            return publications[:number]
-    return publications

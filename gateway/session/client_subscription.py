@@ -60,10 +60,10 @@ class Owner(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether the reply to a subscribe takes publications."""
+        """Whether a reply takes publications."""
         ...
 
-    def count_reply(self, size: int) -> None: ...
+    def count_pages(self, size: int) -> None: ...
 
     def server_side_begun(self, channel: str, result: bytes) -> None: ...
 
@@ -170,10 +170,11 @@ class ClientSubscription(TimedSubscription):
             delta=isinstance(self.wire, DeltaWire),
         )
         self._enter()
+        if publications:
+            session.count_pages(len(result))
         if self.server_side:
             session.server_side_begun(self.channel.name, result)
             return
-        session.count_reply(len(result))
         session.outlet.send(reply(self.asked, "subscribe", result))
         self.asked = 0
         session.subscribe_answered(self.channel.name)

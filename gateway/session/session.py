@@ -42,7 +42,7 @@ class Session(CommandingClient[ClientSubscription]):
 
     ``pings`` counts the pings that are not answered yet: several, if they wait in front of a client that does not read.
     ``pong_by`` is when one must be answered, ``unread`` how many bytes were unconfirmed when that was last over; ``connect_id`` is the id of connect;
-    ``publishes_used`` is the state of a rate limit. ``replied_bytes`` are those of the replies to connect and subscribes, counted until
+    ``publishes_used`` is the state of a rate limit. ``replied_bytes`` are those of replies with pages of history, counted until
     ``replied_until``.
     """
 
@@ -118,15 +118,15 @@ class Session(CommandingClient[ClientSubscription]):
     @property
     def takes_pages(self) -> bool:
         """Whether the reply to connect is still to be sent, and takes another page of publications: what it does not take follows it."""
-        return self.answers is not None and sum(map(len, self.answers.values())) < REPLY_BYTES
+        return self.answers is not None and self.has_room
 
     @property
     def has_room(self) -> bool:
-        """Whether the reply to a subscribe takes publications: what it does not take follows it."""
+        """Whether a reply takes publications: what it does not take follows it."""
         return self.replied_bytes < REPLY_BYTES or self.node.hub.now() >= self.replied_until
 
-    def count_reply(self, size: int) -> None:
-        """A reply to connect, or to a subscribe, has so many bytes."""
+    def count_pages(self, size: int) -> None:
+        """A reply to connect or to a subscribe has so many bytes, with a page of history."""
         now = self.node.hub.now()
         if now >= self.replied_until:
             self.replied_bytes, self.replied_until = 0, now + REPLY_SECONDS
@@ -156,9 +156,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.counts.connected(self.transport)
         self.log_start()
         corked = self.outlet.cork()  # together with the answers to the commands that waited for it
-        result = self._connect_result(answers)
-        self.count_reply(len(result))
-        self.outlet.send(reply(self.connect_id, "connect", result))
+        self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
         self.node.events.record("connected", self.identity, self.client)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.client_connected(subscription)
