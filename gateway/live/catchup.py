@@ -48,7 +48,8 @@ class PageSource(Protocol):
 
 
 def advance(subscription: Subscription) -> bool:
-    """Goes as far as it can without waiting, but no further than its first page. True if there is nothing to wait for: it is live, behind or ended."""
+    """Writes what the subscription misses, as long as nothing has to be waited for; one that had not begun gets its first page alone. True if it is
+    live, behind or ended: there is nothing more to wait for."""
     channel = subscription.channel
     while subscription.state is State.CATCHING_UP:
         if not channel.is_open:
